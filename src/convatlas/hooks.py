@@ -1,0 +1,81 @@
+"""Borrowing a network: every change made to look inside is undone, also when an error passes through.
+
+This is the only file that registers hooks. What it hands out are context managers, so that nothing
+can be forgotten on a network that belongs to somebody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+Enter = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], None]
+Leave = Callable[[str, nn.Module, Any], None]
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """`model` in evaluation mode; afterwards every module has the mode that it had, each its own."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def watched(model: nn.Module, enter: Enter, leave: Leave) -> Iterator[None]:
+    """Call `enter(name, module, args, kwargs)` before and `leave(name, module, output)` after every module's call.
+
+    A module that hangs in the network twice is reported by its first name, once per call.
+    """
+    handles = []
+    try:
+        for name, module in model.named_modules():
+
+            def before(module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+                enter(name, module, args, kwargs)
+
+            def after(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+                leave(name, module, output)
+
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(after))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def capture(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """A dictionary that holds, after each forward pass, the last output of the modules of those names.
+
+    Raises `KeyError` with the name that the network does not have.
+
+    Examples:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+        >>> with capture(model, ["0"]) as outputs:
+        ...     final = model(torch.ones(1, 3))
+        >>> torch.equal(final, outputs["0"].relu())
+        True
+    """
+    modules = dict(model.named_modules())
+    outputs: dict[str, Tensor] = {}
+    handles = []
+    try:
+        for name in names:
+
+            def keep(module: nn.Module, args: Any, output: Tensor, name: str = name) -> None:
+                outputs[name] = output
+
+            handles.append(modules[name].register_forward_hook(keep))
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
