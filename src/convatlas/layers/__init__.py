@@ -1,0 +1,1 @@
+"""Layers and initialisations that two or more families share."""

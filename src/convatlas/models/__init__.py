@@ -1,0 +1,70 @@
+"""Every network of the canon. Importing this package registers all families."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from convatlas.errors import UsageError, did_you_mean
+from convatlas.models import lenet
+from convatlas.registry import Spec, find, list_models, specs
+
+__all__ = ["create_model", "find", "lenet", "list_models", "overrides", "specs"]
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    weights: str | Path | None = None,
+    **settings: Any,
+) -> nn.Module:
+    """Build the network of that name, in training mode.
+
+    Args:
+        name: as `list_models` gives it.
+        num_classes: the spec's own number if None; 0 leaves the classifier out.
+        in_channels: the spec's own number if None.
+        weights: a file for `convatlas.weights.load_weights`.
+        settings: what else the network's constructor takes; `overrides` lists it.
+
+    Raises:
+        UsageError: for an unknown name or setting, or a value that cannot be.
+        BadCheckpoint: for weights that are damaged or do not fit.
+
+    Examples:
+        >>> create_model("lenet5", num_classes=26).num_classes
+        26
+    """
+    spec = find(name)
+    known = overrides(spec)
+    for setting in settings:
+        if setting not in known:
+            raise UsageError(
+                f"{name} has no setting {setting!r}.{did_you_mean(setting, known)} It has: {', '.join(known)}."
+            )
+    classes = spec.classes if num_classes is None else num_classes
+    channels = spec.channels if in_channels is None else in_channels
+    if classes < 0 or channels < 1:
+        raise UsageError(f"{name} with {classes} classes and {channels} input channels cannot be built.")
+    try:
+        model = spec.build(num_classes=max(classes, 1), in_channels=channels, **settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} cannot be built with {settings}: {error}.") from error
+    if classes == 0:
+        model.reset_classifier(0)  # pyright: ignore[reportCallIssue]
+    if weights is not None:
+        from convatlas.weights import load_weights
+
+        load_weights(model, weights)
+    return model
+
+
+def overrides(spec: Spec) -> list[str]:
+    """Names of the settings that `create_model` takes for this network, besides classes and channels."""
+    parameters = inspect.signature(spec.build).parameters.values()
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return [name for name in named if name not in ("num_classes", "in_channels")]

@@ -1,0 +1,200 @@
+"""What every classifier of the canon offers, whatever its family.
+
+A classifier is `features`, cut at named `stages`, and a `head`. The members carry the names and the meanings
+of timm, so that code written for that library also works here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from convatlas.errors import UsageError
+
+
+class Stage(NamedTuple):
+    """A cut point: the child `name` of `features`, its output channels, and input pixels per output pixel."""
+
+    name: str
+    channels: int
+    stride: int
+
+
+class Classifier(nn.Module):
+    """Images (N, in_channels, H, W) -> logits (N, num_classes), larger meaning likelier.
+
+    `features` is a Sequential whose children include every stage, and the last stage is its output; a family
+    with another flow of data overrides `run_features`. `head` is a Sequential with a child `classifier_name`,
+    the last layer with weights.
+
+    Attributes:
+        stages: cut points in order, for detection, segmentation, explanation and transfer.
+        num_features: channels that `forward_features` gives.
+        head_hidden_size: width of what the classifier receives.
+    """
+
+    classifier_name: ClassVar[str] = "fc"
+
+    def __init__(
+        self,
+        features: nn.Sequential,
+        head: nn.Sequential,
+        stages: Sequence[Stage],
+        *,
+        num_classes: int,
+        in_channels: int,
+        head_hidden_size: int,
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.head = head
+        self.stages = tuple(stages)
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.num_features = self.stages[-1].channels
+        self.head_hidden_size = head_hidden_size
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, num_features, H / stride, W / stride) of the last stage, not pooled."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            *_, (_, x) = self.run_features(x)
+            return x
+        return self.features(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """What `forward_features` gives -> logits, or with `pre_logits` what the classifier receives."""
+        if not pre_logits:
+            return self.head(x)
+        for name, child in self.head.named_children():
+            if name == self.classifier_name:
+                break
+            x = child(x)
+        return x
+
+    def run_features(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield each child's name and output, in order; the last output is that of `features`."""
+        for name, child in self.features.named_children():
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                contexts = partial(_recomputed, child)
+                x = checkpoint(child, x, use_reentrant=False, context_fn=contexts)  # pyright: ignore[reportAssignmentType]
+            else:
+                x = child(x)
+            yield name, x
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The outputs of stages, and that of `features`: (x, [stage outputs]), or only the list.
+
+        Args:
+            x: images (N, in_channels, H, W).
+            indices: positions in `stages`, negative ones from the end; an int n means the last n; None, all.
+            norm: no effect: no family here has a norm after its last stage.
+            stop_early: do not compute what follows the last stage asked for; x is then that stage's output.
+            output_fmt: only "NCHW".
+            intermediates_only: give the list alone.
+
+        Raises:
+            UsageError: for a stage that does not exist, or another format.
+        """
+        if output_fmt != "NCHW":
+            raise UsageError(f"output_fmt {output_fmt!r} is not known; convolutional networks give 'NCHW'.")
+        wanted = self._stages_at(indices)
+        outputs: dict[str, Tensor] = {}
+        for name, output in self.run_features(x):
+            x = output
+            if name in wanted:
+                outputs[name] = output
+            if stop_early and len(outputs) == len(set(wanted)):
+                break
+        intermediates = [outputs[name] for name in wanted]
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def _stages_at(self, indices: int | Sequence[int] | None) -> list[str]:
+        """Names of the stages that `indices` means."""
+        count = len(self.stages)
+        if indices is None:
+            indices = range(count)
+        elif isinstance(indices, int):
+            if not 1 <= indices <= count:
+                raise UsageError(f"the last {indices} stages were asked for; there are {count}.")
+            indices = range(count - indices, count)
+        names: list[str] = []
+        for index in indices:
+            if not -count <= index < count:
+                raise UsageError(
+                    f"stage {index} was asked for; there are {count}: {[s.name for s in self.stages]}."
+                )
+            names.append(self.stages[index].name)
+        return names
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer with weights; an Identity after `reset_classifier(0)`."""
+        return self.head.get_submodule(self.classifier_name)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a fresh classifier in place; with 0 classes the network gives what the classifier received."""
+        if num_classes < 0:
+            raise UsageError(f"{num_classes} classes were asked for; 0 (no classifier) or more are possible.")
+        classifier = self.new_classifier(num_classes) if num_classes else nn.Identity()
+        like = next(self.parameters())
+        self.head.set_submodule(
+            self.classifier_name, classifier.to(like.device, like.dtype).train(self.training)
+        )
+        self.num_classes = num_classes
+
+    def new_classifier(self, num_classes: int) -> nn.Module:
+        """A freshly initialised classifier of the family: (N, head_hidden_size) -> (N, num_classes)."""
+        return nn.Linear(self.head_hidden_size, num_classes)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the outputs of `features`' children for the backward pass, and compute the rest again.
+
+        Gradients and BatchNorm statistics are those of the ordinary pass (Chen et al., "Training Deep Nets with
+        Sublinear Memory Cost", 2016).
+        """
+        self.grad_checkpointing = enable
+
+    def key_rules(self, origin: str) -> list[tuple[str, str]] | None:
+        """Substitutions (pattern, replacement) that turn our parameter names into those of `origin`, in order.
+
+        None where the network does not exist there. `convatlas.weights.load_weights` uses them.
+        """
+        del origin
+        return None
+
+
+def _recomputed(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of the first and of the second forward pass of a checkpointed module."""
+    return nullcontext(), _statistics_kept(module)
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """The second forward pass must not move BatchNorm's running statistics once more."""
+    norms = [child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]  # pyright: ignore[reportPrivateUsage]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
