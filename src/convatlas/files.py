@@ -111,12 +111,13 @@ def sha256(path: Path) -> str:
 def commit(parent: Path, name: str, parts: Mapping[str, Part], *, keep: int = KEPT) -> Path:
     """Write `parts` into the folder `parent/name`, then its manifest; keep the newest `keep` commits.
 
-    `name` ends in a number ("step-00000120"), by which commits are ordered. Writing the same name
+    `name` ends in numbers ("step-00000120-00002"), by which commits are ordered. Writing the same name
     again leaves what is there if it is whole.
     """
     folder = parent / name
     if whole(folder):
         return folder
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
     make_folder(folder)
     try:
         hashes = {part: write_durable(folder / part, content) for part, content in parts.items()}
@@ -132,13 +133,20 @@ def commit(parent: Path, name: str, parts: Mapping[str, Part], *, keep: int = KE
     return folder
 
 
-def _number(folder: Path) -> int:
-    match = re.search(r"(\d+)$", folder.name)
-    return int(match.group(1)) if match else -1
+def _number(folder: Path) -> tuple[int, ...]:
+    return tuple(int(digits) for digits in re.findall(r"-(\d+)", folder.name))
 
 
 def _numbered(parent: Path) -> list[Path]:
-    return [child for child in parent.iterdir() if child.is_dir() and _number(child) >= 0] if parent.is_dir() else []
+    return [child for child in parent.iterdir() if child.is_dir() and _number(child)] if parent.is_dir() else []
+
+
+def forget_after(parent: Path, number: int) -> None:
+    """Remove the commits below `parent` whose first number is above `number`: their future will be made anew."""
+    for folder in _numbered(parent):
+        if _number(folder)[0] > number:
+            (folder / MANIFEST).unlink(missing_ok=True)  # first: a half-removed commit must not look whole
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def whole(folder: Path) -> bool:

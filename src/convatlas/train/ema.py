@@ -1,0 +1,50 @@
+"""An exponential moving average of the weights, to evaluate with (Polyak & Juditsky, 1992)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """The running mean of every floating-point entry of a state dict; other entries are copied.
+
+    The decay grows as min(decay, (1 + step) / (10 + step)), so that early weights are forgotten soon.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move the mean towards the weights after optimiser step number `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        means: list[Tensor] = []
+        values: list[Tensor] = []
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                means.append(self.shadow[name])
+                values.append(value)
+            else:
+                self.shadow[name].copy_(value)
+        torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore[reportPrivateUsage]
+
+    @torch.no_grad()
+    def load(self, shadow: dict[str, Tensor]) -> None:
+        """Take the mean from a checkpoint with the same names and shapes."""
+        for name, value in self.shadow.items():
+            value.copy_(shadow[name])
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[None]:
+        """Let the model hold the mean for the time of a `with` block."""
+        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.shadow)
+        try:
+            yield
+        finally:
+            model.load_state_dict(own)

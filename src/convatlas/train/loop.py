@@ -1,0 +1,414 @@
+"""The training loop: one for every task, network and recipe.
+
+At each step it seeds every generator from (seed, step, rank), asks the task for the losses of the batch,
+and makes one optimiser step. After each epoch it validates, keeps the best weights and commits a
+checkpoint. It can be stopped at any moment; going on from the last checkpoint gives the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from convatlas.data import Batch, Batches
+from convatlas.errors import Interrupted, NumericError
+from convatlas.files import AppendLog, commit, forget_after, make_folder
+from convatlas.randomness import preserved, seed_step
+from convatlas.train import checkpoint, params
+from convatlas.train.checkpoint import State
+from convatlas.train.ema import Ema
+from convatlas.train.observer import Observer
+from convatlas.train.recipe import Recipe
+from convatlas.train.run import RunFolder
+from convatlas.train.signals import StopRequest, listening
+from convatlas.train.task import Task
+from convatlas.weights import save_weights
+
+LINES_PER_EPOCH = 20  # of the training loss in metrics.jsonl
+SKIPS_IN_A_ROW = 10  # so many steps without a finite number, and there is nothing left to save
+ROLLBACKS = 5
+
+
+@dataclass(frozen=True)
+class Safety:
+    """What happens when a number is not finite, and how often a checkpoint is written within an epoch."""
+
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
+    checkpoint_steps: int = 0  # 0: only after epochs and after `checkpoint_seconds`
+    checkpoint_seconds: float = 600.0
+
+
+class _NotFinite(Exception):  # noqa: N818
+    """A loss or a gradient of this step is not finite."""
+
+
+class _RolledBack(Exception):  # noqa: N818
+    """The state is that of an earlier checkpoint now."""
+
+
+class Loop:
+    """One training: `run` returns when the last epoch is validated, or early stopping says so."""
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        model: nn.Module,
+        recipe: Recipe,
+        train: Batches,
+        val: Batches,
+        folder: RunFolder,
+        fabric: Fabric,
+        spec: Mapping[str, Any],
+        seed: int = 0,
+        safety: Safety | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """`spec` is what best/spec.json says beside the score: model, options, preprocessing, task."""
+        self.task, self.recipe, self.train_batches, self.val_batches = task, recipe, train, val
+        self.folder, self.fabric, self.spec, self.seed = folder, fabric, dict(spec), seed
+        self.safety = safety or Safety()
+        self.observer = observer if observer and fabric.is_global_zero else Observer()
+        self.total_steps = recipe.epochs * train.steps
+        self.log_every = max(1, train.steps // LINES_PER_EPOCH)
+        if recipe.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.plain = model  # without the engine's wrapper: its names are those of the checkpoint
+        self.model, self.optimizer = fabric.setup(model, params.optimizer(model, recipe))
+        self.ema = Ema(model, recipe.ema) if recipe.ema else None
+        self.state = State()
+        self._saved_at = time.monotonic()
+
+    def run(self) -> State:
+        """Train from where the folder stands to the end.
+
+        Raises `Interrupted` after a signal (with a checkpoint written), `NumericError` when a number is
+        not finite and the policy is to stop, `ResourceError` when the disk refuses.
+        """
+        with preserved(), listening() as stop:
+            self._restore()
+            with self._logs():
+                self.observer.started(
+                    steps=self.total_steps,
+                    steps_per_epoch=self.train_batches.steps,
+                    epochs=self.recipe.epochs,
+                    step=self.state.step,
+                )
+                if self.state.step == 0:
+                    self._save()  # so that there is always something to go on from
+                while not self.state.stopped_early and self.state.validated < self.recipe.epochs:
+                    try:
+                        self._epoch(stop)
+                    except _RolledBack:
+                        continue
+                self.observer.ended()
+        return self.state
+
+    def _epoch(self, stop: StopRequest) -> None:
+        """What is left of the epoch in which the state stands: steps, validation, checkpoint."""
+        state, epoch = self.state, self.state.validated
+        clock = _Clock()
+        self.model.train()
+        start = state.step - epoch * self.train_batches.steps
+        with closing(self.train_batches.epoch(epoch, start)) as batches:
+            for batch in clock.waiting(batches):
+                self._step(batch.to(self.fabric.device), epoch)
+                clock.images += self.recipe.batch_size
+                due = self._checkpoint_due() if self.fabric.is_global_zero else False
+                stopping, saving = self._agreed(bool(stop), due)
+                if stopping:
+                    self._stop(stop)
+                if saving and state.step < (epoch + 1) * self.train_batches.steps:
+                    self._save()
+        trained = clock.seconds()
+        self._validate(epoch, stop)
+        if self._timing is not None and clock.images:
+            self._timing.append(
+                {
+                    "kind": "epoch",
+                    "epoch": epoch + 1,
+                    "seconds": round(trained, 4),
+                    "images_per_second": round(clock.images / trained, 1),
+                    "waiting_share": round(clock.waited / trained, 4),
+                    "validation_seconds": round(clock.seconds() - trained, 4),
+                }
+            )
+        self._save()
+
+    # --- one step ---------------------------------------------------------------------------------------
+
+    def _step(self, batch: Batch, epoch: int) -> None:
+        """One optimiser step, or the policy for numbers that are not finite."""
+        state = self.state
+        seed_step(self.seed, state.step, self.fabric.global_rank)
+        lr = self.recipe.rate(state.step / self.total_steps) * state.lr_scale
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        if state.step in state.skipped:  # known to break, since a rollback
+            state.step += 1
+            return
+        buffers = self._buffers() if self.safety.on_nan == "skip" else {}
+        try:
+            loss, norm = self._gradients(batch)
+        except _NotFinite as problem:
+            self._not_finite(str(problem), batch, buffers)
+            return
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.plain, state.step)
+        state.step += 1
+        state.window_loss += loss
+        state.window_count += 1
+        if state.step % self.log_every == 0:
+            mean, state.window_loss, state.window_count = state.window_loss / state.window_count, 0.0, 0
+            self._log(kind="train", epoch=epoch + 1, step=state.step, loss=mean, lr=lr, grad_norm=norm)
+        self.observer.stepped(step=state.step, epoch=epoch + 1, loss=loss, lr=lr, images=self.recipe.batch_size)
+
+    def _gradients(self, batch: Batch) -> tuple[float, float]:
+        """Leave gradients in the parameters; give the mean loss over all processes and the gradient's norm.
+
+        Raises `_NotFinite`, naming the part of the loss or the parameter.
+        """
+        pieces = batch.split(self.recipe.accumulate)
+        parts: dict[str, Tensor] = {}
+        for number, piece in enumerate(pieces, 1):
+            share = len(piece) / len(batch)
+            with self.fabric.no_backward_sync(self.model, enabled=number < len(pieces)):  # pyright: ignore[reportArgumentType]
+                losses = self.task.losses(self.model, piece)
+                self.fabric.backward(torch.stack([loss * share for loss in losses.values()]).sum())
+            for name, loss in losses.items():
+                parts[name] = parts.get(name, torch.zeros_like(loss)) + loss.detach() * share
+        values = self._mean_over_processes(torch.stack([loss.double() for loss in parts.values()])).tolist()
+        for name, value in zip(parts, values, strict=True):
+            if not np.isfinite(value):
+                raise _NotFinite(f"the {name} loss is {value}")
+        norm = torch.nn.utils.clip_grad_norm_(self.plain.parameters(), self.recipe.clip_norm or float("inf")).item()
+        if not np.isfinite(norm):
+            broken = next(
+                (
+                    name
+                    for name, parameter in self.plain.named_parameters()
+                    if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+                ),
+                "all parameters together",
+            )
+            raise _NotFinite(f"the gradient of {broken} is not finite")
+        return sum(values), norm
+
+    def _not_finite(self, problem: str, batch: Batch, buffers: Mapping[str, Tensor]) -> None:
+        """Stop, skip or roll back. The weights have not been touched by this step."""
+        state, policy = self.state, self.safety.on_nan
+        files = ", ".join(self._files(batch))
+        message = f"step {state.step + 1}: {problem}. The batch was: {files}."
+        if policy == "stop":
+            raise NumericError(
+                f"{message} Nothing of this step was kept. Lower the learning rate, clip gradients "
+                "(--set clip_norm=1), or go on with --on-nan skip or --on-nan rollback."
+            )
+        step = state.step
+        if policy == "skip":
+            for name, buffer in self.plain.named_buffers():  # running statistics that the forward pass spoiled
+                buffer.copy_(buffers[name])
+            self.optimizer.zero_grad(set_to_none=True)
+            state.skipped.append(step)
+            state.step += 1
+            last = state.skipped[-SKIPS_IN_A_ROW:]
+            if len(last) == SKIPS_IN_A_ROW and last[-1] - last[0] == SKIPS_IN_A_ROW - 1:
+                raise NumericError(f"{message} It was the {SKIPS_IN_A_ROW}th step in a row that had to be skipped.")
+            self._log(kind="skipped", step=step + 1, reason=problem)
+            self.observer.noted(f"skipped {message}")
+            return
+        rollbacks, scale, skipped = state.rollbacks + 1, state.lr_scale / 2, [*state.skipped, step]
+        if rollbacks > ROLLBACKS:
+            raise NumericError(f"{message} {ROLLBACKS} rollbacks did not help.")
+        self._restore()
+        self.state.rollbacks, self.state.lr_scale, self.state.skipped = rollbacks, scale, skipped
+        self._close_logs()
+        self._open_logs()
+        self._log(kind="rollback", step=step + 1, to=self.state.step, lr_scale=scale, reason=problem)
+        self.observer.noted(f"rolled back to step {self.state.step}, learning rate halved: {message}")
+        raise _RolledBack
+
+    def _files(self, batch: Batch, limit: int = 8) -> list[str]:
+        split = self.train_batches.split
+        key_of = dict(zip(split.ids.tolist(), split.keys, strict=True))
+        keys = [key_of[number] for number in batch.ids.tolist()]
+        return keys[:limit] + ([f"and {len(keys) - limit} more"] if len(keys) > limit else [])
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {name: buffer.clone() for name, buffer in self.plain.named_buffers()}
+
+    # --- validation -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _validate(self, epoch: int, stop: StopRequest) -> None:
+        """Measure on the validation split, with averaged weights where the recipe has them; keep the best."""
+        state = self.state
+        self.observer.evaluating(epoch=epoch + 1)
+        self.model.eval()
+        metrics = {name: metric.to(self.fabric.device) for name, metric in self.task.metrics().items()}
+        better = False
+        with self.ema.applied(self.plain) if self.ema else nullcontext():
+            if complete := self._measured(metrics, stop):
+                values = {name: float(metric.compute()) for name, metric in metrics.items()}
+                if better := self._is_best(values, epoch):
+                    self._keep_best(epoch, values)
+        self.model.train()
+        if not complete:
+            self._stop(stop)
+        state.validated = epoch + 1
+        record = {"epoch": epoch + 1, "step": state.step, "best": better, "weights": "ema" if self.ema else "model"}
+        self._log(kind="val", **record, **values)
+        self.observer.evaluated({**record, **values})
+        waited = state.validated - (state.best_epoch or 0)
+        if self.recipe.early_stopping and waited >= self.recipe.early_stopping:
+            state.stopped_early = True
+            self.observer.noted(f"stopped early: {waited} epochs without a better {self.task.score} on val")
+
+    def _measured(self, metrics: Mapping[str, Metric], stop: StopRequest) -> bool:
+        """Update the metrics with the whole validation split; False if a signal came before its end."""
+        with closing(self.val_batches.epoch(0)) as batches:
+            for batch in batches:
+                if len(batch):
+                    self.task.measure(self.model, batch.to(self.fabric.device), metrics)
+                if self._agreed(bool(stop))[0]:
+                    return False
+        return True
+
+    def _is_best(self, values: Mapping[str, float], epoch: int) -> bool:
+        """Whether the score is higher than ever, or equal with a lower loss. Raises `NumericError` on NaN."""
+        state, score, loss = self.state, values[self.task.score], values["loss"]
+        if not (np.isfinite(score) and np.isfinite(loss)):
+            if self.safety.on_nan == "stop":
+                raise NumericError(f"after epoch {epoch + 1} the validation loss is {loss}; these weights are not kept.")
+            return False
+        if state.best_score is not None and (score, -loss) <= (state.best_score, -(state.best_loss or 0.0)):
+            return False
+        state.best_score, state.best_loss, state.best_epoch = score, loss, epoch + 1
+        return True
+
+    def _keep_best(self, epoch: int, values: Mapping[str, float]) -> None:
+        if self.fabric.is_global_zero:
+            spec = {"format": 1, **self.spec, "epoch": epoch + 1, "score": {"split": "val", **values}}
+            parts = {
+                "model.safetensors": save_weights(self.plain.state_dict()),
+                "spec.json": (json.dumps(spec, indent=2, sort_keys=True) + "\n").encode(),
+            }
+            commit(make_folder(self.folder.path / "best"), f"epoch-{epoch + 1:04d}", parts)
+
+    # --- stopping, saving, going on ---------------------------------------------------------------------
+
+    def _stop(self, stop: StopRequest) -> NoReturn:
+        self._save()
+        name = stop.signal.name if stop.signal else "a signal at another process"
+        raise Interrupted(
+            f"stopped by {name} after step {self.state.step} of {self.total_steps}; nothing is lost. "
+            f"Go on with: convatlas train --resume {self.folder.path}",
+            stop.exit_code,
+        )
+
+    def _checkpoint_due(self) -> bool:
+        every = self.safety.checkpoint_steps
+        if every and self.state.step % every == 0:
+            return True
+        return time.monotonic() - self._saved_at > self.safety.checkpoint_seconds
+
+    def _save(self) -> None:
+        """Commit a checkpoint, on rank 0; the others wait."""
+        self.observer.saving(step=self.state.step)
+        if self._metrics is not None and self._timing is not None:
+            self._metrics.sync()
+            self._timing.sync()
+            state = self.state
+            state.metrics_offset, state.timing_offset = self._metrics.offset, self._timing.offset
+            state.world, state.threads, state.torch = self.fabric.world_size, torch.get_num_threads(), torch.__version__
+            checkpoint.save(make_folder(self.folder.checkpoints), state, self.plain, self.optimizer, self.ema)
+        self._saved_at = time.monotonic()
+        self.fabric.barrier()
+
+    def _restore(self) -> None:
+        """Take the newest whole checkpoint, if there is one; forget what lies after it."""
+        state, damaged = checkpoint.load(self.folder.checkpoints, self.plain, self.optimizer, self.ema)
+        for folder in damaged:
+            self.observer.noted(f"{folder.name} is damaged and was passed over")
+        if state is None:
+            return
+        self.state = state
+        here = {"world": self.fabric.world_size, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        changed = [f"{what} {getattr(state, what)} -> {now}" for what, now in here.items() if getattr(state, what) != now]
+        if changed:
+            self.observer.noted(f"changed since the checkpoint: {', '.join(changed)}; equal in statistics, not in bits")
+        if self.fabric.is_global_zero:
+            forget_after(self.folder.checkpoints, state.step)
+            forget_after(self.folder.path / "best", state.validated)
+        self.fabric.barrier()
+
+    @contextmanager
+    def _logs(self) -> Iterator[None]:
+        self._open_logs()
+        try:
+            yield
+        finally:
+            self._close_logs()
+
+    def _open_logs(self) -> None:
+        """On rank 0: both logs, cut back to where the checkpoint was."""
+        self._metrics = self._timing = None
+        if self.fabric.is_global_zero:
+            self._metrics = AppendLog(self.folder.metrics_path, self.state.metrics_offset)
+            self._timing = AppendLog(self.folder.timing_path, self.state.timing_offset)
+
+    def _close_logs(self) -> None:
+        for log in (self._metrics, self._timing):
+            if log is not None:
+                log.close()
+
+    def _log(self, **record: Any) -> None:
+        if self._metrics is not None:
+            self._metrics.append(record)
+
+    # --- several processes ------------------------------------------------------------------------------
+
+    def _mean_over_processes(self, values: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return values
+        return self.fabric.all_reduce(values, reduce_op="mean")  # pyright: ignore[reportReturnType]
+
+    def _agreed(self, *flags: bool) -> list[bool]:
+        """Each flag, true if it is true in any process: all of them stop and save at the same step."""
+        if self.fabric.world_size == 1:
+            return list(flags)
+        total = self.fabric.all_reduce(torch.tensor(flags, dtype=torch.float32, device=self.fabric.device), reduce_op="sum")
+        return [bool(flag) for flag in total.tolist()]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _Clock:
+    """Seconds of an epoch, and how many of them the loop waited for data."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self.waited = 0.0
+        self.images = 0
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch

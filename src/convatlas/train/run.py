@@ -1,0 +1,132 @@
+"""A run: one folder that is enough to resume, evaluate, explain, export or serve.
+
+    run.json         what was asked for and decided: command, recipe, network, data, seed, versions
+    metrics.jsonl    deterministic values only: the same run writes the same bytes
+    timing.jsonl     seconds and images per second
+    samples.csv      every accepted image with its split and hash
+    checkpoints/     step-00000120/...  the last two, each with a manifest of hashes
+    best/            epoch-0007/{model.safetensors, spec.json, manifest.json}
+    evaluation/      val.json, test.json
+    report.html
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from convatlas.errors import BadCheckpoint, DataError, UsageError
+from convatlas.files import make_folder, newest, read_json, read_untrusted, write_durable, write_json
+
+FORMAT = 1
+RUN = "run.json"
+
+
+class RunFolder:
+    """Names and readers of what lies in a run's folder. Writing is the loop's and the verbs' part."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def create(path: Path) -> RunFolder:
+        """A new, empty run. Raises `UsageError` if a run is there already: nothing is overwritten."""
+        if (path / RUN).exists():
+            raise UsageError(
+                f"{path} holds a run already. Go on with it (`convatlas train --resume {path}`) or choose another --out."
+            )
+        make_folder(path)
+        return RunFolder(path)
+
+    @staticmethod
+    def open(path: str | Path) -> RunFolder:
+        """An existing run. Raises `BadCheckpoint` if the folder is none."""
+        folder = Path(path)
+        if not folder.is_dir():
+            raise BadCheckpoint(f"there is no run at {folder}: no such folder.")
+        if not (folder / RUN).is_file():
+            raise BadCheckpoint(f"{folder} is not a run: it has no {RUN}. A run is what `convatlas train` writes.")
+        return RunFolder(folder)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are committed."""
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The newest whole folder below best/. Raises `BadCheckpoint` if there is none."""
+        folder, damaged = newest(self.path / "best")
+        if folder is None:
+            reason = f"{len(damaged)} are damaged" if damaged else "no epoch has been validated yet"
+            raise BadCheckpoint(f"{self.path} has no usable best weights: {reason}.")
+        return folder
+
+    @property
+    def metrics_path(self) -> Path:
+        """Deterministic log."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timing_path(self) -> Path:
+        """Log of seconds."""
+        return self.path / "timing.jsonl"
+
+    @property
+    def report_path(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    def read_run(self) -> dict[str, Any]:
+        """run.json. Raises `BadCheckpoint` if it is damaged or of another format."""
+        value = read_json(self.path / RUN)
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise BadCheckpoint(f"{self.path / RUN} is not a run of format {FORMAT}.")
+        return value
+
+    def write_run(self, value: dict[str, Any]) -> None:
+        """Write run.json."""
+        write_json(self.path / RUN, {"format": FORMAT, **value})
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl."""
+        return _lines(self.metrics_path)
+
+    def timing(self) -> list[dict[str, Any]]:
+        """Lines of timing.jsonl."""
+        return _lines(self.timing_path)
+
+    def evaluation(self, split: str) -> dict[str, Any] | None:
+        """evaluation/SPLIT.json, or None if that split was not evaluated."""
+        path = self.path / "evaluation" / f"{split}.json"
+        return read_json(path, max_bytes=2**30) if path.exists() else None
+
+    def write_evaluation(self, split: str, value: dict[str, Any]) -> None:
+        """Write evaluation/SPLIT.json."""
+        make_folder(self.path / "evaluation")
+        write_json(self.path / "evaluation" / f"{split}.json", value)
+
+    def write_samples(self, content: bytes) -> None:
+        """Write samples.csv."""
+        write_durable(self.path / "samples.csv", content)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a log; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    try:
+        text = read_untrusted(path, max_bytes=2**30)
+    except DataError as error:
+        raise BadCheckpoint(str(error)) from error
+    lines: list[dict[str, Any]] = []
+    for number, line in enumerate(text.split(b"\n")[:-1], 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise BadCheckpoint(f"{path}, line {number}, is not JSON.") from error
+        if not isinstance(record, dict):
+            raise BadCheckpoint(f"{path}, line {number}, is not a record.")
+        lines.append(record)
+    return lines

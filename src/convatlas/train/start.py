@@ -1,0 +1,291 @@
+"""From a folder of images to a running loop: begin a run, or go on with one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from convatlas.data import Batches, Data, Preprocessing, open_data, statistics
+from convatlas.errors import BadCheckpoint, DataError, UsageError
+from convatlas.measure.machine import machine, versions
+from convatlas.models import create_model, find
+from convatlas.randomness import key, preserved
+from convatlas.train import choose
+from convatlas.train.loop import Loop, Safety
+from convatlas.train.observer import Observer
+from convatlas.train.recipe import Recipe
+from convatlas.train.recipes import prepared
+from convatlas.train.run import RunFolder
+from convatlas.train.task import find_task
+
+Notify = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where a run is computed. `workers=None`: as many processes as there are cores, at most 8, for images
+    that are decoded while training; none for those that are held in memory.
+    """
+
+    devices: int = 1
+    accelerator: str = "auto"
+    strategy: str = "auto"
+    workers: int | None = None
+
+    def fabric(self, recipe: Recipe) -> Fabric:
+        """The engine, launched. Under torchrun it takes the number of processes from there."""
+        world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        devices = world if "TORCHELASTIC_RUN_ID" in os.environ else self.devices
+        fabric = Fabric(
+            accelerator=self.accelerator,
+            devices=devices,
+            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+            strategy="ddp" if devices > 1 and self.strategy == "auto" else self.strategy,
+            precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        )
+        fabric.launch()
+        return fabric
+
+
+def begin(
+    where: str | Path | Data,
+    *,
+    model: str | None = None,
+    recipe: str | Recipe = "quick",
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    weights: str | None = None,
+    compute: Compute | None = None,
+    safety: Safety | None = None,
+    observer: Observer | None = None,
+    notify: Notify | None = None,
+    command: Sequence[str] | None = None,
+    find_rate: bool = False,
+    **reading: Any,
+) -> RunFolder:
+    """Train on `where` and give the run's folder.
+
+    `settings` replace fields of the recipe; `reading` goes to `open_data` (val_share, group_by, on_bad);
+    `notify` is given what has been decided (run.json) before the first step; `find_rate` looks for the
+    learning rate first. Raises `DataError`, `UsageError`, `NumericError`, `ResourceError`, `Interrupted`.
+    """
+    compute, safety = compute or Compute(), safety or Safety()
+    if out is not None and (Path(out) / "run.json").exists():
+        RunFolder.create(Path(out))  # refuses, before any work is done
+    data = where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
+    _check_trainable(data)
+    chosen, size, reason = choose.network(data) if model is None else (model, 0, None)
+    spec = find(chosen)
+    base, notes = prepared(recipe, data, chosen) if isinstance(recipe, str) else (recipe, [])
+    final = base.with_settings(settings or {})
+    final = replace(final, image_size=final.image_size or size or _native_size(spec.image, data))
+    preprocessing = _preprocessing(final, data, seed)
+    options: dict[str, Any] = {"num_classes": len(data.classes), "in_channels": data.channels}
+    if final.dropout >= 0:
+        options["dropout"] = final.dropout
+    decided = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": list(command or sys.argv),
+        "task": find_task(spec.task).name,
+        "model": chosen,
+        "options": options,
+        "weights": weights,
+        "choice": reason,
+        "recipe_name": final.name,
+        "recipe": final.to_json(),
+        "notes": notes,
+        "seed": seed,
+        "where": str(data.where),
+        "reading": reading,
+        "data": data.summary(),
+        "fingerprint": data.fingerprint,
+        "preprocessing": preprocessing.to_json(),
+        "safety": {"on_nan": safety.on_nan, "checkpoint_steps": safety.checkpoint_steps},
+        "workers": compute.workers,
+        "versions": versions(),
+        "machine": machine(),
+    }
+    if find_rate:
+        from convatlas.train.lr_finder import find_learning_rate
+
+        found = find_learning_rate(_network(decided), data, final, preprocessing, find_task(spec.task), seed=seed)
+        final = replace(final, lr=found.suggestion)
+        decided["recipe"], decided["lr_finder"] = final.to_json(), found.to_json()
+    fabric = compute.fabric(final)
+    folder = _new_folder(Path(out) if out else None, chosen, data, fabric)
+    if fabric.is_global_zero:
+        folder.write_samples(data.samples_csv())
+        folder.write_run(decided)
+    fabric.barrier()
+    if notify is not None and fabric.is_global_zero:
+        notify({**decided, "path": str(folder.path)})
+    _loop(folder, decided, data, fabric, compute, safety, observer, weights).run()
+    return folder
+
+
+def resume(
+    path: str | Path,
+    *,
+    where: str | Path | Data | None = None,
+    compute: Compute | None = None,
+    safety: Safety | None = None,
+    observer: Observer | None = None,
+    notify: Notify | None = None,
+) -> RunFolder:
+    """Go on with a run from its newest whole checkpoint, to the same bits as if it had never stopped.
+
+    `where` says where the data are now, if they have moved. Raises `BadCheckpoint` if the folder is no
+    run or the data are not the same images any more.
+    """
+    folder = RunFolder.open(path)
+    decided = folder.read_run()
+    compute = compute or Compute(workers=decided.get("workers"))
+    safety = safety or Safety(**decided["safety"])
+    source = where if where is not None else decided["where"]
+    if not isinstance(source, Data):
+        source = open_data(source, seed=decided["seed"], workers=compute.workers, **decided["reading"])
+    if source.fingerprint != decided["fingerprint"]:
+        raise BadCheckpoint(
+            f"the images at {source.where} are not those that {folder.path} was trained on "
+            f"(fingerprint {source.fingerprint[:12]}, expected {decided['fingerprint'][:12]}). "
+            "Going on would mix two data sets; begin a new run instead."
+        )
+    recipe = Recipe.from_json(decided["recipe"])
+    fabric = compute.fabric(recipe)
+    if notify is not None and fabric.is_global_zero:
+        notify({**decided, "path": str(folder.path)})
+    _loop(folder, decided, source, fabric, compute, safety, observer, None).run()
+    return folder
+
+
+def _loop(
+    folder: RunFolder,
+    decided: Mapping[str, Any],
+    data: Data,
+    fabric: Fabric,
+    compute: Compute,
+    safety: Safety,
+    observer: Observer | None,
+    weights: str | None,
+) -> Loop:
+    recipe = Recipe.from_json(decided["recipe"])
+    preprocessing = Preprocessing.from_json(decided["preprocessing"])
+    task = find_task(decided["task"]).of(data, recipe)
+    workers = compute.workers if compute.workers is not None else min(len(os.sched_getaffinity(0)), 8)
+    common = {
+        "seed": decided["seed"],
+        "workers": workers,
+        "rank": fabric.global_rank,
+        "world": fabric.world_size,
+        "channels_last": recipe.channels_last,
+    }
+    train = Batches(
+        data.train,
+        preprocessing,
+        batch_size=recipe.batch_size,
+        augment=recipe.augment(),
+        shuffle=True,
+        drop_last=True,
+        balance=recipe.balance == "sampling",
+        **common,
+    )
+    val_batch = max(recipe.batch_size, 64)
+    val = Batches(data.val, preprocessing, batch_size=val_batch, shuffle=False, drop_last=False, **common)
+    return Loop(
+        task=task,
+        model=_network(decided, weights),
+        recipe=recipe,
+        train=train,
+        val=val,
+        folder=folder,
+        fabric=fabric,
+        spec={
+            "task": task.name,
+            "model": decided["model"],
+            "options": decided["options"],
+            "preprocessing": decided["preprocessing"],
+            "recipe": decided["recipe_name"],
+            "fingerprint": decided["fingerprint"],
+            **task.to_json(),
+        },
+        seed=decided["seed"],
+        safety=safety,
+        observer=observer,
+    )
+
+
+def _network(decided: Mapping[str, Any], weights: str | None = None) -> nn.Module:
+    """The run's network with its first weights: a function of the seed."""
+    with preserved():
+        torch.manual_seed(key(decided["seed"], "weights"))
+        return create_model(decided["model"], weights=weights, **decided["options"])
+
+
+def _check_trainable(data: Data) -> None:
+    if len(data.classes) < 2:
+        raise DataError(
+            f"{data.where} has one class ({data.classes[0]!r}); telling images apart needs at least two."
+            if data.classes
+            else f"{data.where} has no classes: images are expected in one folder per class."
+        )
+    for split, role in ((data.train, "learn from"), (data.val, "validate with")):
+        if len(split) == 0:
+            raise DataError(f"{data.where} leaves no images to {role} ({data.summary()['counts']}); more are needed.")
+
+
+def _native_size(image: int, data: Data) -> int:
+    """The network's own size, but not far above that of small images."""
+    side = data.typical_side()
+    return image if side > 64 or image <= 64 else (32 if side <= 40 else 64)
+
+
+def _preprocessing(recipe: Recipe, data: Data, seed: int) -> Preprocessing:
+    """Geometry from the recipe; mean and deviation from there too, or measured on the training images."""
+    channels = data.channels
+    plain = Preprocessing(
+        size=(recipe.image_size, recipe.image_size),
+        resize=recipe.resize,
+        channels=channels,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        crop_ratio=recipe.crop_ratio,
+    )
+    if recipe.mean and recipe.std:
+        measured = (recipe.mean, recipe.std)
+    else:
+        measured = statistics(data.train, plain, seed=seed)
+    mean, std = (_per_channel(given or found, channels) for given, found in zip((recipe.mean, recipe.std), measured, strict=True))
+    return replace(plain, mean=mean, std=std)
+
+
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    if len(values) == 1:
+        return tuple(values) * channels
+    if len(values) != channels:
+        raise UsageError(f"{len(values)} values for mean or std, but the images have {channels} channels.")
+    return tuple(values)
+
+
+def _new_folder(out: Path | None, model: str, data: Data, fabric: Fabric) -> RunFolder:
+    """`out`, or runs/DATA-MODEL with the first free number; chosen by rank 0."""
+    name = ""
+    if fabric.is_global_zero:
+        base = Path("runs") / f"{Path(str(data.where)).name.split('.')[0] or 'images'}-{model}"
+        candidate, number = out or base, 2
+        while out is None and candidate.exists():
+            candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
+        RunFolder.create(candidate)
+        name = str(candidate)
+    return RunFolder(Path(str(fabric.broadcast(name))))
+
+
