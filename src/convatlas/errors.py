@@ -29,7 +29,18 @@ class DataError(ConvAtlasError):
 
 
 class BadImage(DataError):  # noqa: N818 - reads as what it is where it is raised
-    """One file is not an image that convatlas accepts."""
+    """One file is not an image that convatlas accepts.
+
+    `reason` is one of a short fixed list (`data.decode.REASONS`), `detail` the rest of the sentence.
+    """
+
+    def __init__(self, reason: str, detail: str = "", name: str = "") -> None:
+        self.reason, self.detail, self.name = reason, detail, name
+        text = f"{reason} ({detail})" if detail else reason
+        super().__init__(f"{name}: {text}" if name else text)
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str, str]]:
+        return type(self), (self.reason, self.detail, self.name)
 
 
 class BadCheckpoint(ConvAtlasError):  # noqa: N818

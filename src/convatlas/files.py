@@ -138,7 +138,9 @@ def _number(folder: Path) -> tuple[int, ...]:
 
 
 def _numbered(parent: Path) -> list[Path]:
-    return [child for child in parent.iterdir() if child.is_dir() and _number(child)] if parent.is_dir() else []
+    return (
+        [child for child in parent.iterdir() if child.is_dir() and _number(child)] if parent.is_dir() else []
+    )
 
 
 def forget_after(parent: Path, number: int) -> None:
@@ -182,7 +184,9 @@ class AppendLog:
         try:
             self._file = open(path, "ab")  # noqa: SIM115 - lives as long as the log
             if self._file.tell() < offset:
-                raise BadCheckpoint(f"{path} is {self._file.tell()} bytes long, but its checkpoint says {offset}.")
+                raise BadCheckpoint(
+                    f"{path} is {self._file.tell()} bytes long, but its checkpoint says {offset}."
+                )
             self._file.truncate(offset)
             self._file.seek(offset)
         except OSError as error:

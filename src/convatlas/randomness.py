@@ -37,7 +37,9 @@ def key(*parts: int | str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def uniform(seed: int, epoch: int, ids: NDArray[np.int64], stream: str, count: int = 1) -> NDArray[np.float64]:
+def uniform(
+    seed: int, epoch: int, ids: NDArray[np.int64], stream: str, count: int = 1
+) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1) for each sample: (len(ids), count), a function of the arguments alone.
 
     `stream` names the use ("flip", "crop"), so that two uses never share numbers.

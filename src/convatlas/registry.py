@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from convatlas.errors import UsageError, did_you_mean
 
@@ -89,7 +89,17 @@ def register(
     if name in _SPECS:
         raise ValueError(f"network {name!r} is registered already, by family {_SPECS[name].family!r}")
     spec = Spec(
-        name, build, paper, family, image, channels, classes, task, published or Published(), limits or {}, summary
+        name,
+        build,
+        paper,
+        family,
+        image,
+        channels,
+        classes,
+        task,
+        published or Published(),
+        limits or {},
+        summary,
     )
     _SPECS[name] = spec
     return spec
@@ -125,7 +135,9 @@ def list_models(
         ("task", task, {spec.task for spec in _SPECS.values()}),
     ):
         if wanted is not None and wanted not in known:
-            raise UsageError(f"there is no {what} {wanted!r}.{did_you_mean(wanted, known)} Known: {sorted(known)}.")
+            raise UsageError(
+                f"there is no {what} {wanted!r}.{did_you_mean(wanted, known)} Known: {sorted(known)}."
+            )
     return [
         spec.name
         for spec in specs()

@@ -51,10 +51,14 @@ class State:
         """Raises `BadCheckpoint` if a field is missing, unknown or of a wrong type."""
         fresh = dataclasses.asdict(State())
         if not isinstance(value, dict) or value.keys() != fresh.keys():
-            raise BadCheckpoint("the checkpoint's state has other fields than this version of convatlas writes.")
+            raise BadCheckpoint(
+                "the checkpoint's state has other fields than this version of convatlas writes."
+            )
         state = State(**value)
         counts = (state.step, state.validated, state.window_count, state.metrics_offset, state.timing_offset)
-        if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(state.skipped, list):
+        if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(
+            state.skipped, list
+        ):
             raise BadCheckpoint("the checkpoint's state holds values that no run writes.")
         return state
 
@@ -70,7 +74,9 @@ def save(
     weights = model.state_dict()
     for name, value in weights.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise NumericError(f"after step {state.step} the weights {name} are not finite; they were not saved.")
+            raise NumericError(
+                f"after step {state.step} the weights {name} are not finite; they were not saved."
+            )
     parts = {
         MODEL: save_weights(weights),
         OPTIMIZER: save_weights(params.state_by_name(optimizer, model)),

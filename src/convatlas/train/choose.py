@@ -19,7 +19,11 @@ def network(data: Data) -> tuple[str, int, str]:
     if side <= 64:
         size = 32 if side <= 40 else 64
         if count > 100_000:
-            return "resnet56_cifar", size, f"{seen}: resnet56_cifar, as small images in such number carry 56 layers"
+            return (
+                "resnet56_cifar",
+                size,
+                f"{seen}: resnet56_cifar, as small images in such number carry 56 layers",
+            )
         return "resnet20_cifar", size, f"{seen}: resnet20_cifar, made for small images, at {size} px"
     if count < 2_000:
         return "resnet18", 128, f"{seen}: resnet18 at 128 px, as so few images do not support more"

@@ -173,7 +173,9 @@ class Loop:
         if state.step % self.log_every == 0:
             mean, state.window_loss, state.window_count = state.window_loss / state.window_count, 0.0, 0
             self._log(kind="train", epoch=epoch + 1, step=state.step, loss=mean, lr=lr, grad_norm=norm)
-        self.observer.stepped(step=state.step, epoch=epoch + 1, loss=loss, lr=lr, images=self.recipe.batch_size)
+        self.observer.stepped(
+            step=state.step, epoch=epoch + 1, loss=loss, lr=lr, images=self.recipe.batch_size
+        )
 
     def _gradients(self, batch: Batch) -> tuple[float, float]:
         """Leave gradients in the parameters; give the mean loss over all processes and the gradient's norm.
@@ -193,7 +195,9 @@ class Loop:
         for name, value in zip(parts, values, strict=True):
             if not np.isfinite(value):
                 raise _NotFinite(f"the {name} loss is {value}")
-        norm = torch.nn.utils.clip_grad_norm_(self.plain.parameters(), self.recipe.clip_norm or float("inf")).item()
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.plain.parameters(), self.recipe.clip_norm or float("inf")
+        ).item()
         if not np.isfinite(norm):
             broken = next(
                 (
@@ -218,14 +222,19 @@ class Loop:
             )
         step = state.step
         if policy == "skip":
-            for name, buffer in self.plain.named_buffers():  # running statistics that the forward pass spoiled
+            for (
+                name,
+                buffer,
+            ) in self.plain.named_buffers():  # running statistics that the forward pass spoiled
                 buffer.copy_(buffers[name])
             self.optimizer.zero_grad(set_to_none=True)
             state.skipped.append(step)
             state.step += 1
             last = state.skipped[-SKIPS_IN_A_ROW:]
             if len(last) == SKIPS_IN_A_ROW and last[-1] - last[0] == SKIPS_IN_A_ROW - 1:
-                raise NumericError(f"{message} It was the {SKIPS_IN_A_ROW}th step in a row that had to be skipped.")
+                raise NumericError(
+                    f"{message} It was the {SKIPS_IN_A_ROW}th step in a row that had to be skipped."
+                )
             self._log(kind="skipped", step=step + 1, reason=problem)
             self.observer.noted(f"skipped {message}")
             return
@@ -268,7 +277,12 @@ class Loop:
         if not complete:
             self._stop(stop)
         state.validated = epoch + 1
-        record = {"epoch": epoch + 1, "step": state.step, "best": better, "weights": "ema" if self.ema else "model"}
+        record = {
+            "epoch": epoch + 1,
+            "step": state.step,
+            "best": better,
+            "weights": "ema" if self.ema else "model",
+        }
         self._log(kind="val", **record, **values)
         self.observer.evaluated({**record, **values})
         waited = state.validated - (state.best_epoch or 0)
@@ -291,7 +305,9 @@ class Loop:
         state, score, loss = self.state, values[self.task.score], values["loss"]
         if not (np.isfinite(score) and np.isfinite(loss)):
             if self.safety.on_nan == "stop":
-                raise NumericError(f"after epoch {epoch + 1} the validation loss is {loss}; these weights are not kept.")
+                raise NumericError(
+                    f"after epoch {epoch + 1} the validation loss is {loss}; these weights are not kept."
+                )
             return False
         if state.best_score is not None and (score, -loss) <= (state.best_score, -(state.best_loss or 0.0)):
             return False
@@ -332,7 +348,11 @@ class Loop:
             self._timing.sync()
             state = self.state
             state.metrics_offset, state.timing_offset = self._metrics.offset, self._timing.offset
-            state.world, state.threads, state.torch = self.fabric.world_size, torch.get_num_threads(), torch.__version__
+            state.world, state.threads, state.torch = (
+                self.fabric.world_size,
+                torch.get_num_threads(),
+                torch.__version__,
+            )
             checkpoint.save(make_folder(self.folder.checkpoints), state, self.plain, self.optimizer, self.ema)
         self._saved_at = time.monotonic()
         self.fabric.barrier()
@@ -345,10 +365,20 @@ class Loop:
         if state is None:
             return
         self.state = state
-        here = {"world": self.fabric.world_size, "threads": torch.get_num_threads(), "torch": torch.__version__}
-        changed = [f"{what} {getattr(state, what)} -> {now}" for what, now in here.items() if getattr(state, what) != now]
+        here = {
+            "world": self.fabric.world_size,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+        changed = [
+            f"{what} {getattr(state, what)} -> {now}"
+            for what, now in here.items()
+            if getattr(state, what) != now
+        ]
         if changed:
-            self.observer.noted(f"changed since the checkpoint: {', '.join(changed)}; equal in statistics, not in bits")
+            self.observer.noted(
+                f"changed since the checkpoint: {', '.join(changed)}; equal in statistics, not in bits"
+            )
         if self.fabric.is_global_zero:
             forget_after(self.folder.checkpoints, state.step)
             forget_after(self.folder.path / "best", state.validated)
@@ -389,7 +419,9 @@ class Loop:
         """Each flag, true if it is true in any process: all of them stop and save at the same step."""
         if self.fabric.world_size == 1:
             return list(flags)
-        total = self.fabric.all_reduce(torch.tensor(flags, dtype=torch.float32, device=self.fabric.device), reduce_op="sum")
+        total = self.fabric.all_reduce(
+            torch.tensor(flags, dtype=torch.float32, device=self.fabric.device), reduce_op="sum"
+        )
         return [bool(flag) for flag in total.tolist()]  # pyright: ignore[reportAttributeAccessIssue]
 
 

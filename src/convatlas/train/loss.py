@@ -16,7 +16,9 @@ def map_loss(logits: Tensor, labels: Tensor, j: float = RUBBISH) -> Tensor:
     The constant stands for a class of rubbish: wrong classes that are far away already are not pushed on.
     """
     rubbish = logits.new_full((logits.shape[0], 1), -j)
-    return torch.logsumexp(torch.cat([logits, rubbish], dim=1), dim=1) - logits.gather(1, labels[:, None])[:, 0]
+    return (
+        torch.logsumexp(torch.cat([logits, rubbish], dim=1), dim=1) - logits.gather(1, labels[:, None])[:, 0]
+    )
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:

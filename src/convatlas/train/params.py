@@ -66,7 +66,9 @@ def restore_state(optimiser: torch.optim.Optimizer, model: nn.Module, tensors: M
         if parameter is None:
             raise BadCheckpoint(f"the optimiser's state names {name!r}, which the network does not have.")
         if value.ndim and value.shape != parameter.shape:
-            raise BadCheckpoint(f"{full} has shape {tuple(value.shape)}; the parameter has {tuple(parameter.shape)}.")
+            raise BadCheckpoint(
+                f"{full} has shape {tuple(value.shape)}; the parameter has {tuple(parameter.shape)}."
+            )
         if value.ndim:
             restored = torch.empty_like(parameter, dtype=value.dtype, memory_format=torch.preserve_format)
             restored.copy_(value)

@@ -93,11 +93,15 @@ class Recipe:
         for field, (low, high) in _PAIRS.items():
             pair = getattr(self, field)
             if not low <= pair[0] <= pair[1] <= high:
-                raise UsageError(f"{field} = {pair!r}: two numbers in rising order in [{low}, {high}] are expected.")
+                raise UsageError(
+                    f"{field} = {pair!r}: two numbers in rising order in [{low}, {high}] are expected."
+                )
         if self.affine and len(self.affine) != 3:
             raise UsageError(f"affine = {self.affine!r}: degrees, change of scale and shear are expected.")
         if self.schedule == "levels" and (not self.levels or self.levels[0][0] != 0):
-            raise UsageError("schedule = 'levels' needs levels that start at progress 0, e.g. [[0, 1], [0.5, 0.1]].")
+            raise UsageError(
+                "schedule = 'levels' needs levels that start at progress 0, e.g. [[0, 1], [0.5, 0.1]]."
+            )
         if self.accumulate > self.batch_size:
             raise UsageError(f"accumulate = {self.accumulate} is more than batch_size = {self.batch_size}.")
         if any(std <= 0 for std in self.std):
@@ -126,7 +130,11 @@ class Recipe:
     def augment(self) -> Augment:
         """The recipe's augmentation."""
         own = {field.name for field in dataclasses.fields(self)}
-        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(Augment) if field.name in own}
+        shared = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(Augment)
+            if field.name in own
+        }
         return Augment(**(shared | {"affine": self.affine or None}))
 
     def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
@@ -145,7 +153,9 @@ class Recipe:
                 raise UsageError(
                     f"a recipe has no setting {key!r}.{did_you_mean(key, hints)} Known: {', '.join(sorted(hints))}."
                 )
-        return dataclasses.replace(self, **{key: _read(key, value, hints[key]) for key, value in settings.items()})
+        return dataclasses.replace(
+            self, **{key: _read(key, value, hints[key]) for key, value in settings.items()}
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for run.json."""
@@ -185,7 +195,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "ema": (0, 0.999999),
     "early_stopping": (0, 100_000),
 }
-_PAIRS: dict[str, tuple[float, float]] = {"resized_scale": (0.001, 1), "scale_jitter": (1, 8192), "betas": (0, 0.99999)}
+_PAIRS: dict[str, tuple[float, float]] = {
+    "resized_scale": (0.001, 1),
+    "scale_jitter": (1, 8192),
+    "betas": (0, 0.99999),
+}
 
 
 def _read(key: str, value: Any, kind: Any) -> Any:
@@ -195,7 +209,9 @@ def _read(key: str, value: Any, kind: Any) -> Any:
     if get_origin(kind) is Literal:
         if str(value) not in get_args(kind):
             known = ", ".join(get_args(kind))
-            raise UsageError(f"{key} = {value!r} is not known.{did_you_mean(str(value), get_args(kind))} Known: {known}.")
+            raise UsageError(
+                f"{key} = {value!r} is not known.{did_you_mean(str(value), get_args(kind))} Known: {known}."
+            )
         return str(value)
     if get_origin(kind) is tuple:
         if not isinstance(value, (list, tuple)):

@@ -1,13 +1,15 @@
 """A run: one folder that is enough to resume, evaluate, explain, export or serve.
 
-    run.json         what was asked for and decided: command, recipe, network, data, seed, versions
-    metrics.jsonl    deterministic values only: the same run writes the same bytes
-    timing.jsonl     seconds and images per second
-    samples.csv      every accepted image with its split and hash
-    checkpoints/     step-00000120/...  the last two, each with a manifest of hashes
-    best/            epoch-0007/{model.safetensors, spec.json, manifest.json}
-    evaluation/      val.json, test.json
-    report.html
+Its tree::
+
+run.json         what was asked for and decided: command, recipe, network, data, seed, versions
+metrics.jsonl    deterministic values only: the same run writes the same bytes
+timing.jsonl     seconds and images per second
+samples.csv      every accepted image with its split and hash
+checkpoints/     step-00000120/...  the last two, each with a manifest of hashes
+best/            epoch-0007/{model.safetensors, spec.json, manifest.json}
+evaluation/      val.json, test.json
+report.html
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class RunFolder:
         """A new, empty run. Raises `UsageError` if a run is there already: nothing is overwritten."""
         if (path / RUN).exists():
             raise UsageError(
-                f"{path} holds a run already. Go on with it (`convatlas train --resume {path}`) or choose another --out."
+                f"{path} holds a run already. Go on with it (`convatlas train --resume {path}`) "
+                "or choose another --out."
             )
         make_folder(path)
         return RunFolder(path)
@@ -46,7 +49,9 @@ class RunFolder:
         if not folder.is_dir():
             raise BadCheckpoint(f"there is no run at {folder}: no such folder.")
         if not (folder / RUN).is_file():
-            raise BadCheckpoint(f"{folder} is not a run: it has no {RUN}. A run is what `convatlas train` writes.")
+            raise BadCheckpoint(
+                f"{folder} is not a run: it has no {RUN}. A run is what `convatlas train` writes."
+            )
         return RunFolder(folder)
 
     @property

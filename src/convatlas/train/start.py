@@ -82,7 +82,9 @@ def begin(
     compute, safety = compute or Compute(), safety or Safety()
     if out is not None and (Path(out) / "run.json").exists():
         RunFolder.create(Path(out))  # refuses, before any work is done
-    data = where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
+    data = (
+        where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
+    )
     _check_trainable(data)
     chosen, size, reason = choose.network(data) if model is None else (model, 0, None)
     spec = find(chosen)
@@ -118,7 +120,9 @@ def begin(
     if find_rate:
         from convatlas.train.lr_finder import find_learning_rate
 
-        found = find_learning_rate(_network(decided), data, final, preprocessing, find_task(spec.task), seed=seed)
+        found = find_learning_rate(
+            _network(decided), data, final, preprocessing, find_task(spec.task), seed=seed
+        )
         final = replace(final, lr=found.suggestion)
         decided["recipe"], decided["lr_finder"] = final.to_json(), found.to_json()
     fabric = compute.fabric(final)
@@ -240,7 +244,9 @@ def _check_trainable(data: Data) -> None:
         )
     for split, role in ((data.train, "learn from"), (data.val, "validate with")):
         if len(split) == 0:
-            raise DataError(f"{data.where} leaves no images to {role} ({data.summary()['counts']}); more are needed.")
+            raise DataError(
+                f"{data.where} leaves no images to {role} ({data.summary()['counts']}); more are needed."
+            )
 
 
 def _native_size(image: int, data: Data) -> int:
@@ -260,11 +266,13 @@ def _preprocessing(recipe: Recipe, data: Data, seed: int) -> Preprocessing:
         std=(1.0,) * channels,
         crop_ratio=recipe.crop_ratio,
     )
-    if recipe.mean and recipe.std:
-        measured = (recipe.mean, recipe.std)
-    else:
-        measured = statistics(data.train, plain, seed=seed)
-    mean, std = (_per_channel(given or found, channels) for given, found in zip((recipe.mean, recipe.std), measured, strict=True))
+    measured = (
+        (recipe.mean, recipe.std) if recipe.mean and recipe.std else statistics(data.train, plain, seed=seed)
+    )
+    mean, std = (
+        _per_channel(given or found, channels)
+        for given, found in zip((recipe.mean, recipe.std), measured, strict=True)
+    )
     return replace(plain, mean=mean, std=std)
 
 
@@ -287,5 +295,3 @@ def _new_folder(out: Path | None, model: str, data: Data, fabric: Fabric) -> Run
         RunFolder.create(candidate)
         name = str(candidate)
     return RunFolder(Path(str(fabric.broadcast(name))))
-
-

@@ -60,7 +60,9 @@ class Classification(Task):
         """The task of these images; `balance = "weights"` weighs classes by n / (K n_class)."""
         weights = None
         if recipe.balance == "weights":
-            counts = torch.bincount(torch.from_numpy(data.train.labels), minlength=len(data.classes)).clamp(min=1)
+            counts = torch.bincount(torch.from_numpy(data.train.labels), minlength=len(data.classes)).clamp(
+                min=1
+            )
             weights = counts.sum() / (len(data.classes) * counts.float())
         return Classification(data.classes, recipe, weights)
 
@@ -113,5 +115,7 @@ TASKS: dict[str, type[Classification]] = {Classification.name: Classification}
 def find_task(name: str) -> type[Classification]:
     """The task of a run, by the name in run.json. Raises `BadCheckpoint` if this version does not have it."""
     if name not in TASKS:
-        raise BadCheckpoint(f"the run's task is {name!r}; this version of convatlas knows {', '.join(TASKS)}.")
+        raise BadCheckpoint(
+            f"the run's task is {name!r}; this version of convatlas knows {', '.join(TASKS)}."
+        )
     return TASKS[name]

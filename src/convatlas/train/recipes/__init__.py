@@ -42,6 +42,8 @@ def prepared(name: str, data: Data, model: str) -> tuple[Recipe, list[str]]:
     Raises `UsageError` with the nearest names if there is no such recipe.
     """
     if name not in _NAMED:
-        raise UsageError(f"there is no recipe {name!r}.{did_you_mean(name, _NAMED)} Known: {', '.join(_NAMED)}.")
+        raise UsageError(
+            f"there is no recipe {name!r}.{did_you_mean(name, _NAMED)} Known: {', '.join(_NAMED)}."
+        )
     entry = _NAMED[name]
     return entry.adapt(entry.recipe, data, model) if entry.adapt else (entry.recipe, [])

@@ -4,8 +4,9 @@
 
 From the paper: 20 passes; global learning rates 0.0005 for two passes, 0.0002 for three, 0.0001 for
 three, 0.00005 for four, 0.00001 after (section III-B); the discriminative MAP loss (section II-C,
-equation 9; its constant j is not printed, ours is 0.1); pixels between -0.1 (background) and 1.175 (ink), so that the mean input is
-about 0 and its variance about 1 (section II-B); digits of 28 x 28 in fields of 32 x 32.
+equation 9; its constant j is not printed, ours is 0.1); pixels between -0.1 (background) and 1.175 (ink),
+so that the mean input is about 0 and its variance about 1 (section II-B); digits of 28 x 28 in fields of
+32 x 32.
 
 Our choice: the paper updates after every image, with a step size per weight from a running estimate of
 the diagonal of the Hessian (appendix C). Here batches of 16 with momentum take that place, at a rate

@@ -45,10 +45,14 @@ def adapt(recipe: Recipe, data: Data, model: str) -> tuple[Recipe, list[str]]:
     recipe = replace(recipe, epochs=epochs, batch_size=batch_size)
     notes = [f"{epochs} epochs in batches of {batch_size}, for {count:,} training images"]
     if data.channels == 1 and data.typical_side() <= SMALL:
-        notes.append("small grey images: shifted, turned and scaled a little, never mirrored (a mirrored 2 is no 2)")
+        notes.append(
+            "small grey images: shifted, turned and scaled a little, never mirrored (a mirrored 2 is no 2)"
+        )
         return replace(recipe, resize="pad", crop="shift", shift_px=2, affine=(10.0, 0.1, 5.0)), notes
     if data.typical_side() <= SMALL:
-        recipe = replace(recipe, resize="squash", crop="shift", shift_px=4, flip=True, trivial=True, erasing=0.25)
+        recipe = replace(
+            recipe, resize="squash", crop="shift", shift_px=4, flip=True, trivial=True, erasing=0.25
+        )
     else:
         recipe = replace(recipe, crop="resized", flip=True, trivial=True, erasing=0.25)
     notes.append("colour images" if data.channels == 3 else "large grey images")
