@@ -1,0 +1,115 @@
+"""Moving the pixels of a batch: mirror, shift, and affine maps with a map of its own for each image.
+
+Coordinates are pixels: the centre of the top left pixel is (0, 0), x grows to the right, y down. A
+map is (a, b, c, d, e, f) as Pillow's `Image.transform` has it: the output pixel (x, y) is
+read at (a x + b y + c, d x + e y + f) of the input.
+
+Coordinates are made of separate products and sums, each rounded once, and never by a matrix product:
+a product of matrices may round otherwise in a batch of another size.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+Edge = Literal["zero", "reflect"]
+
+
+def flip(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Mirror left and right the images where `chosen` (N,) is true: uint8 (N, C, H, W), a new tensor."""
+    result = images.clone()
+    which = chosen.nonzero().squeeze(1)
+    return result.index_copy_(0, which, images.index_select(0, which).flip(3))
+
+
+def shift(images: torch.Tensor, dx: torch.Tensor, dy: torch.Tensor, edge: Edge) -> torch.Tensor:
+    """Move each image by whole pixels, dx to the right and dy down: uint8 (N, C, H, W); dx, dy int64 (N,).
+
+    The same as padding all sides and cutting a window of the old size at random (He et al. 2015,
+    section 4.2: four pixels of zeros). `reflect` mirrors about the border pixel.
+    """
+    if len(images) == 0:
+        return images.clone()
+    height, width = images.shape[2:]
+    if edge == "reflect":
+        rows = _reflected(torch.arange(height, device=images.device) - dy[:, None], height)
+        columns = _reflected(torch.arange(width, device=images.device) - dx[:, None], width)
+        index = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+        return _gather(images, index)
+    up, left = int(dy.abs().max()), int(dx.abs().max())
+    padded = functional.pad(images, (left, left, up, up))
+    windows = padded.unfold(2, height, 1).unfold(
+        3, width, 1
+    )  # (N, C, positions y, positions x, H, W), a view
+    each = torch.arange(len(images), device=images.device)
+    return windows[each, :, up - dy, left - dx]
+
+
+def _reflected(coordinate: torch.Tensor, size: int) -> torch.Tensor:
+    """Any whole coordinate, mirrored at the first and last pixel until it lies inside."""
+    period = max(2 * (size - 1), 1)
+    folded = coordinate.remainder(period)
+    return torch.where(folded < size, folded, period - folded)
+
+
+def _gather(images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Pixels by number, (N, H W) into (N, C, H, W): the same for every channel."""
+    channels = images.shape[1]
+    taken = images.flatten(2).gather(2, index[:, None, :].expand(-1, channels, -1))
+    return taken.view(*images.shape[:2], *images.shape[2:])
+
+
+def _source(maps: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each output pixel is read: x and y, float64 (N, H, W), from maps (N, 6)."""
+    y = torch.arange(size[0], dtype=torch.float64, device=maps.device)[:, None]
+    x = torch.arange(size[1], dtype=torch.float64, device=maps.device)[None, :]
+    a, b, c, d, e, f = (maps[:, i, None, None] for i in range(6))
+    return (a * x + b * y) + c, (d * x + e * y) + f
+
+
+def nearest(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Affine maps, float64 (N, 6), with the nearest pixel and zeros outside: uint8 (N, C, H, W)."""
+    height, width = images.shape[2:]
+    x, y = (axis.round().long() for axis in _source(maps, (height, width)))
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)
+    return _gather(images, index) * inside[:, None]
+
+
+def bilinear(
+    images: torch.Tensor, maps: torch.Tensor, edge: Edge = "zero", size: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Affine maps, float64 (N, 6), bilinear: uint8 (N, C, H, W) -> uint8 (N, C, *size)."""
+    height, width = images.shape[2:]
+    x, y = _source(maps, size or (height, width))
+    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1).float()
+    padding = "zeros" if edge == "zero" else "reflection"
+    moved = functional.grid_sample(images.float(), grid, "bilinear", padding, align_corners=False)
+    return moved.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def cut(images: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The part `boxes` (N, 4) xyxy of each image, resized: uint8 (N, C, H, W) -> (N, C, *size).
+
+    Bilinear, and so without antialiasing: meant for parts that grow, or shrink by less than two.
+    """
+    x0, y0, x1, y1 = boxes.to(torch.float64).unbind(1)
+    across, down = (x1 - x0) / size[1], (y1 - y0) / size[0]
+    zero = torch.zeros_like(x0)
+    # pixel (0, 0) of the output covers [x0, x0 + across): its centre is half of that inside
+    maps = torch.stack((across, zero, x0 + across / 2 - 0.5, zero, down, y0 + down / 2 - 0.5), dim=1)
+    # the filter must not read zeros beyond the picture's border
+    return bilinear(images, maps, "reflect", size)
+
+
+def about_centre(matrices: NDArray[np.float64], images: torch.Tensor) -> torch.Tensor:
+    """Maps (N, 6) from matrices (N, 4) = (a, b, d, e) that leave the centre of `images` where it is."""
+    a, b, d, e = matrices.T
+    x, y = (images.shape[3] - 1) / 2, (images.shape[2] - 1) / 2
+    maps = np.stack([a, b, x - (a * x + b * y), d, e, y - (d * x + e * y)], axis=1)
+    return torch.from_numpy(maps).to(images.device)
