@@ -8,7 +8,8 @@ from torch import nn
 def glorot_uniform(network: nn.Module) -> None:
     """Weights of variance 2 / (fan_in + fan_out), biases 0: keeps the scale of signals through tanh layers.
 
-    Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010, eq. 16.
+    Source: Glorot & Bengio, "Understanding the difficulty of training deep feedforward neural
+    networks", 2010, equation 16.
     """
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -20,21 +21,11 @@ def glorot_uniform(network: nn.Module) -> None:
 def he_normal(network: nn.Module) -> None:
     """Convolutions N(0, 2 / fan_out), biases 0: keeps the scale of gradients through ReLU layers.
 
-    Source: He et al., "Delving Deep into Rectifiers", 2015, eq. 14 (the backward case; torchvision's choice too).
+    Source: He et al., "Delving Deep into Rectifiers", 2015, equation 14: the backward case,
+    which is torchvision's choice too.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def gaussian(
-    network: nn.Module, std: float, kinds: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear)
-) -> None:
-    """Weights N(0, std^2) of one scale for every layer of these kinds, biases 0."""
-    for module in network.modules():
-        if isinstance(module, kinds) and isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

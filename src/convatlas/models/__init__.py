@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from convatlas.errors import UsageError, did_you_mean
-from convatlas.models import lenet
+from convatlas.models import lenet, resnet, vgg
 from convatlas.registry import Spec, find, list_models, specs
 
-__all__ = ["create_model", "find", "lenet", "list_models", "overrides", "specs"]
+__all__ = ["create_model", "find", "lenet", "list_models", "overrides", "resnet", "specs", "vgg"]
 
 
 def create_model(
@@ -44,7 +44,8 @@ def create_model(
     for setting in settings:
         if setting not in known:
             raise UsageError(
-                f"{name} has no setting {setting!r}.{did_you_mean(setting, known)} It has: {', '.join(known)}."
+                f"{name} has no setting {setting!r}.{did_you_mean(setting, known)} "
+                f"It has: {', '.join(known)}."
             )
     classes = spec.classes if num_classes is None else num_classes
     channels = spec.channels if in_channels is None else in_channels

@@ -6,14 +6,14 @@ of timm, so that code written for that library also works here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from convatlas.errors import UsageError
 
@@ -66,7 +66,7 @@ class Classifier(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, num_features, H / stride, W / stride) of the last stage, not pooled."""
+        """(N, in_channels, H, W) -> (N, num_features, h, w), the output of the last stage, not pooled."""
         if self.grad_checkpointing and torch.is_grad_enabled():
             *_, (_, x) = self.run_features(x)
             return x
@@ -167,15 +167,15 @@ class Classifier(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only the outputs of `features`' children for the backward pass, and compute the rest again.
 
-        Gradients and BatchNorm statistics are those of the ordinary pass (Chen et al., "Training Deep Nets with
-        Sublinear Memory Cost", 2016).
+        Gradients and BatchNorm statistics are those of the ordinary pass (Chen et al., "Training Deep Nets
+        with Sublinear Memory Cost", 2016).
         """
         self.grad_checkpointing = enable
 
     def key_rules(self, origin: str) -> list[tuple[str, str]] | None:
-        """Substitutions (pattern, replacement) that turn our parameter names into those of `origin`, in order.
+        """Substitutions (pattern, replacement), made in order, from our names to those of `origin`.
 
-        None where the network does not exist there. `convatlas.weights.load_weights` uses them.
+        None where the network does not exist there. `load_weights` asks for them.
         """
         del origin
         return None
@@ -187,7 +187,7 @@ def _recomputed(module: nn.Module) -> tuple[AbstractContextManager[None], Abstra
 
 
 @contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
+def _statistics_kept(module: nn.Module) -> Generator[None]:
     """The second forward pass must not move BatchNorm's running statistics once more."""
     norms = [child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]  # pyright: ignore[reportPrivateUsage]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]

@@ -1,9 +1,9 @@
 """LeNet-5: learned local features, shared weights and subsampling (LeCun, Bottou, Bengio & Haffner, 1998).
 
-A feature map is one small kernel moved over the image; subsampling halves the maps, so that the exact place of
-a feature matters less and less. Two networks carry the name. `lenet5` is the table of today's lectures: average
-pooling, dense C3, linear output. `lenet5_1998` is the paper's section II.B: C3 sees only some maps of S2,
-subsampling has weights, and each class is a drawing, whose distance to F6 is the output.
+A feature map is one small kernel moved over the image; subsampling halves the maps, so that the exact place
+of a feature matters less and less. Two networks carry the name. `lenet5` is the table of today's lectures:
+average pooling, dense C3, linear output. `lenet5_1998` is the paper's section II.B: C3 sees only some maps
+of S2, subsampling has weights, and each class is a drawing, whose distance to F6 is the output.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import avg_pool2d, conv2d
 
 from convatlas.layers.init import glorot_uniform
 from convatlas.models.classifier import Classifier, Stage
@@ -46,7 +46,7 @@ DIGITS = """
 
 
 def _uniform_by_fan_in(parameter: Tensor, fan_in: int) -> None:
-    """U(-2.4 / fan_in, 2.4 / fan_in): units then start where the squashing function bends least (section II.B)."""
+    """U(-2.4 / fan_in, 2.4 / fan_in): units start where the squashing function bends least."""
     nn.init.uniform_(parameter, -2.4 / fan_in, 2.4 / fan_in)
 
 
@@ -59,7 +59,10 @@ class ScaledTanh(nn.Module):
 
 
 class Subsampling(nn.Module):
-    """Sum of 2x2 pixels, times a trained coefficient, plus a trained bias per map: (N, C, H, W) -> (N, C, H/2, W/2)."""
+    """Sums of 2x2 pixels, times one trained coefficient and plus one trained bias per map.
+
+    (N, C, H, W) -> (N, C, H/2, W/2)
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -74,13 +77,14 @@ class Subsampling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H/2, W/2)."""
-        return 4 * F.avg_pool2d(x, 2) * self.weight + self.bias
+        return 4 * avg_pool2d(x, 2) * self.weight + self.bias
 
 
 class TableConv2d(nn.Module):
-    """Convolution whose output map i sees only the input maps `table[i]`: (N, c_in, H, W) -> (N, len(table), H-4, W-4).
+    """Convolution whose output map i sees only the input maps `table[i]`.
 
-    Only the kernels that exist are stored, one after the other: `weight` is (60, 5, 5) for LeNet-5.
+    (N, c_in, H, W) -> (N, len(table), H - 4, W - 4) for 5x5 kernels. Only the kernels that exist are stored,
+    one after the other: `weight` is (60, 5, 5) in LeNet-5.
     """
 
     kernels: Tensor
@@ -112,29 +116,27 @@ class TableConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, c_in, H, W) -> (N, c_out, H-4, W-4)."""
-        return F.conv2d(x, self.dense_weight(), self.bias)
+        return conv2d(x, self.dense_weight(), self.bias)
 
 
 def codes(num_classes: int) -> Tensor:
     """Targets of F6, one row a class: (num_classes, 84) of -1 and +1.
 
-    The first ten are the digits. The paper's drawings cover printable ASCII; classes beyond ours get random codes,
-    each a function of its number alone ("distributed codes", section II.B).
+    The first ten are the digits. The paper's drawings cover printable ASCII; classes beyond ours get random
+    codes, each a function of its number alone: the paper's alternative, "distributed codes" (section II.B).
     """
     rows = [line.split() for line in DIGITS.split("\n") if line]
     drawn = [[1.0 if dot == "#" else -1.0 for row in rows for dot in row[digit]] for digit in range(10)]
     size = len(drawn[0])
-    further = [
-        (2.0 * generator(i, "RBF code").integers(0, 2, size) - 1).tolist() for i in range(10, num_classes)
-    ]
-    return torch.tensor((drawn + further)[:num_classes])
+    random = [generator(i, "RBF code").integers(0, 2, size) * 2.0 - 1 for i in range(10, num_classes)]
+    return torch.tensor((drawn + [code.tolist() for code in random])[:num_classes])
 
 
 class RBF(nn.Module):
-    """Euclidean radial basis functions: (N, 84) -> (N, num_classes), minus the squared distance to each code.
+    """Euclidean radial basis functions: (N, 84) -> (N, num_classes), minus the squared distances.
 
-    The paper's output is the squared distance, and its smallest wins; the sign makes it a logit. The codes are
-    fixed: a buffer, saved with the weights.
+    The paper's output is the squared distance to each code, and its smallest wins; the sign makes it a logit.
+    The codes are fixed: a buffer, saved with the weights.
     """
 
     codes: Tensor
@@ -151,8 +153,8 @@ class RBF(nn.Module):
 class LeNet5(Classifier):
     """Two rounds of convolution and pooling, then 120, 84 and `num_classes` units, with tanh between them.
 
-    Images (N, 1, 32, 32) -> logits (N, num_classes). Larger images give C5 larger maps, as in section VII; their
-    mean goes on. The initialisation is Glorot's, as the paper's belongs to its own units.
+    Images (N, 1, 32, 32) -> logits (N, num_classes). Larger images give C5 larger maps, as in section VII;
+    their mean goes on. The initialisation is Glorot's, as the paper's belongs to its own units.
     """
 
     classifier_name: ClassVar[str] = "output"
@@ -178,9 +180,10 @@ class LeNet5(Classifier):
 
 
 class LeNet5Of1998(Classifier):
-    """The network of the paper's figure 2: images (N, 1, 32, 32) -> minus squared distances (N, num_classes).
+    """The paper's figure 2: images (N, 1, 32, 32) -> minus squared distances (N, num_classes).
 
-    Every layer up to F6 ends in the squashing function, also C1, C3 and C5: section II.B says so of all units.
+    Every layer up to F6 ends in the squashing function, also C1, C3 and C5: section II.B says so of all
+    units.
     """
 
     classifier_name: ClassVar[str] = "output"
@@ -217,7 +220,7 @@ def _squashed(**layer: nn.Module) -> nn.Sequential:
 
 
 def _head(activation: nn.Module, output: nn.Module, dropout: float) -> nn.Sequential:
-    """(N, 120, h, w) -> (N, num_classes). C5's maps are one pixel for 32x32 images: the mean is then itself."""
+    """(N, 120, h, w) -> (N, num_classes). For 32x32 images C5's maps are one pixel, their own mean."""
     layers = OrderedDict[str, nn.Module](
         pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), F6=nn.Linear(120, 84), squash=activation
     )

@@ -1,0 +1,178 @@
+"""VGG: depth from stacked 3x3 convolutions (Simonyan & Zisserman, 2014).
+
+Three stacked 3x3 convolutions see 7x7 pixels with fewer weights and two more ReLUs than one 7x7 convolution. The
+paper varies depth alone, so a variant is one row of the table at the end. The names are torchvision's; the paper's
+letters A to E stand in the summaries. BatchNorm is later than the paper: the `_bn` forms are torchvision's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from convatlas.errors import UsageError
+from convatlas.layers.init import glorot_uniform, he_normal
+from convatlas.models.classifier import Classifier, Stage
+from convatlas.registry import Paper, Published, register
+
+WIDTHS = (64, 128, 256, 512, 512)  # channels of the five stages (table 1)
+
+# Kernel sizes of each stage's convolutions (table 1). A-LRN is A with a normalisation after the first.
+CONFIGURATIONS = {
+    "A": ("3", "3", "33", "33", "33"),
+    "B": ("33", "33", "33", "33", "33"),
+    "C": ("33", "33", "331", "331", "331"),
+    "D": ("33", "33", "333", "333", "333"),
+    "E": ("33", "33", "3333", "3333", "3333"),
+}
+
+
+def stage(c_in: int, c_out: int, kernels: str, *, batch_norm: bool, lrn: bool) -> nn.Sequential:
+    """Convolutions, each with ReLU: (N, c_in, H, W) -> (N, c_out, H, W)."""
+    layers = OrderedDict[str, nn.Module]()
+    for i, kernel in enumerate(map(int, kernels), start=1):
+        layers[f"conv{i}"] = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
+        if batch_norm:
+            layers[f"bn{i}"] = nn.BatchNorm2d(c_out)
+        layers[f"relu{i}"] = nn.ReLU()
+        if lrn and i == 1:
+            # AlexNet's values, "k=2, n=5, alpha=1e-4, beta=0.75"; torch divides alpha by n, the paper does not
+            layers["lrn"] = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+        c_in = c_out
+    return nn.Sequential(layers)
+
+
+class VGG(Classifier):
+    """Five stages, each followed by 2x2 max-pooling, and three linear layers.
+
+    Images (N, in_channels, H, W) -> logits (N, num_classes). Images of 224 pixels give 7x7 maps; others are brought
+    to 7x7 by adaptive mean-pooling, as in torchvision.
+
+    Args:
+        kernels: a row of `CONFIGURATIONS`.
+        batch_norm: BatchNorm before every ReLU of the stages.
+        lrn: local response normalisation after the first ReLU (A-LRN).
+        hidden: width of the first two linear layers.
+        dropout: probability after each of them (section 3.1).
+        init: "he", torchvision's; "paper", N(0, 0.01) with 0.01 the variance (section 3.1); "glorot", which the
+            authors found sufficient afterwards.
+    """
+
+    classifier_name: ClassVar[str] = "fc8"
+
+    def __init__(
+        self,
+        kernels: Sequence[str],
+        *,
+        batch_norm: bool = False,
+        lrn: bool = False,
+        hidden: int = 4096,
+        dropout: float = 0.5,
+        init: Literal["he", "paper", "glorot"] = "he",
+        num_classes: int = 1000,
+        in_channels: int = 3,
+    ) -> None:
+        features = OrderedDict[str, nn.Module]()
+        stages: list[Stage] = []
+        for i, (c_in, c_out, sizes) in enumerate(zip((in_channels, *WIDTHS), WIDTHS, kernels, strict=False)):
+            features[f"conv{i + 1}"] = stage(c_in, c_out, sizes, batch_norm=batch_norm, lrn=lrn and i == 0)
+            features[f"pool{i + 1}"] = nn.MaxPool2d(2)
+            stages.append(Stage(f"conv{i + 1}", c_out, 2**i))
+        head = OrderedDict[str, nn.Module](
+            pool=nn.AdaptiveAvgPool2d(7),
+            flatten=nn.Flatten(),
+            fc6=nn.Linear(512 * 7 * 7, hidden),
+            relu6=nn.ReLU(),
+            drop6=nn.Dropout(dropout),
+            fc7=nn.Linear(hidden, hidden),
+            relu7=nn.ReLU(),
+            drop7=nn.Dropout(dropout),
+            fc8=nn.Linear(hidden, num_classes),
+        )
+        super().__init__(
+            nn.Sequential(features),
+            nn.Sequential(head),
+            [*stages, Stage("pool5", 512, 32)],
+            num_classes=num_classes,
+            in_channels=in_channels,
+            head_hidden_size=hidden,
+        )
+        initialise(self, init)
+
+    def key_rules(self, origin: str) -> list[tuple[str, str]] | None:
+        """In torchvision, numbers for the layers of `features`, in one flat list from 0."""
+        if origin != "torchvision":
+            return None
+        stages: list[tuple[str, nn.Module]] = list(self.features.named_children())
+        leaves = [f"{name}.{leaf}" for name, child in stages for leaf, _ in child.named_children()]
+        return [
+            *((rf"^features\.{re.escape(name)}\.", f"features.{i}.") for i, name in enumerate(leaves)),
+            (r"^head\.fc6\.", "classifier.0."),
+            (r"^head\.fc7\.", "classifier.3."),
+            (r"^head\.fc8\.", "classifier.6."),
+        ]
+
+
+def initialise(network: nn.Module, kind: str) -> None:
+    """Weights of the distribution `kind` (see `VGG`), biases 0."""
+    if kind == "glorot":
+        glorot_uniform(network)
+    elif kind == "he":
+        he_normal(network)
+    elif kind != "paper":
+        raise UsageError(f"init={kind!r} is not known; 'he', 'paper' and 'glorot' are.")
+    for module in network.modules():
+        paper = kind == "paper" and isinstance(module, (nn.Conv2d, nn.Linear))
+        if paper or (kind == "he" and isinstance(module, nn.Linear)):
+            nn.init.normal_(module.weight, std=0.1 if paper else 0.01)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
+
+
+PAPER = Paper(
+    "Very Deep Convolutional Networks for Large-Scale Image Recognition",
+    year=2014,
+    authors="Simonyan, Zisserman",
+    arxiv="1409.1556",
+)
+# Parameters of table 2, errors at one test scale of table 3.
+for name, letter, layers, params, top1, top5 in (
+    ("vgg11", "A", 11, "133M", "29.6", "10.4"),
+    ("vgg11_lrn", "A", 11, "133M", "29.7", "10.5"),
+    ("vgg13", "B", 13, "133M", "28.7", "9.9"),
+    ("vgg16_c", "C", 16, "134M", "27.3", "8.8"),
+    ("vgg16", "D", 16, "138M", "25.6", "8.1"),
+    ("vgg19", "E", 19, "144M", "25.5", "8.0"),
+):
+    lrn = name == "vgg11_lrn"
+    build = partial(VGG, CONFIGURATIONS[letter], lrn=lrn)
+    register(
+        name,
+        build,
+        paper=PAPER,
+        family="vgg",
+        image=224,
+        published=Published(
+            params=params,
+            top1_error_pct=top1,
+            top5_error_pct=top5,
+            layers=layers,
+            test="ILSVRC-2012 val, best single scale",
+            source="tables 2 and 3",
+        ),
+        summary=f"the paper's configuration {letter}{'-LRN' if lrn else ''}",
+    )
+    if name in ("vgg11", "vgg13", "vgg16", "vgg19"):
+        register(
+            f"{name}_bn",
+            partial(build, batch_norm=True),
+            paper=PAPER,
+            family="vgg",
+            image=224,
+            published=Published(layers=layers, source="table 1"),
+            summary=f"configuration {letter} with BatchNorm, as torchvision has it",
+        )
