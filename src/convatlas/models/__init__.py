@@ -11,6 +11,7 @@ from torch import nn
 from convatlas.errors import UsageError, did_you_mean
 from convatlas.models import lenet, resnet, vgg
 from convatlas.registry import Spec, find, list_models, specs
+from convatlas.weights import load_weights
 
 __all__ = ["create_model", "find", "lenet", "list_models", "overrides", "resnet", "specs", "vgg"]
 
@@ -58,8 +59,6 @@ def create_model(
     if classes == 0:
         model.reset_classifier(0)  # pyright: ignore[reportCallIssue]
     if weights is not None:
-        from convatlas.weights import load_weights
-
         load_weights(model, weights)
     return model
 

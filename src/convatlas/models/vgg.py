@@ -108,8 +108,9 @@ class VGG(Classifier):
         """In torchvision, numbers for the layers of `features`, in one flat list from 0."""
         if origin != "torchvision":
             return None
-        stages: list[tuple[str, nn.Module]] = list(self.features.named_children())
-        leaves = [f"{name}.{leaf}" for name, child in stages for leaf, _ in child.named_children()]
+        leaves: list[str] = []
+        for name, child in self.features.named_children():
+            leaves += [f"{name}.{leaf}" for leaf, _ in child.named_children()] or [name]
         return [
             *((rf"^features\.{re.escape(name)}\.", f"features.{i}.") for i, name in enumerate(leaves)),
             (r"^head\.fc6\.", "classifier.0."),

@@ -1,0 +1,126 @@
+"""Fill a network from a checkpoint, by name.
+
+Tensors never find their places by order: a safetensors file keeps none, and layers of equal shape would trade
+places unseen (ResNet-50's third convolution and its projection are both 256x64x1x1). For a checkpoint of another
+library the network gives the substitutions from its names to theirs (`key_rules`); they must lead to exactly the
+other's names, with equal shapes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from convatlas.errors import BadCheckpoint, UsageError, did_you_mean
+from convatlas.weights.foreign import SUFFIXES, read_foreign
+from convatlas.weights.tensors import read_weights
+
+Origin = Literal["ours", "torchvision", "auto"]
+ORIGINS = ("ours", "torchvision")
+COUNTER = ".num_batches_tracked"  # old checkpoints lack it, and no network here uses it
+
+
+def load_weights(
+    model: nn.Module, source: str | Path | Mapping[str, Tensor], *, origin: Origin = "auto"
+) -> None:
+    """Fill a network with the weights of a file or a state dict, or leave it as it was and say why.
+
+    Args:
+        model: the network; its precision and device stay.
+        source: a safetensors file, a `.pt` or `.pth` file, or tensors by name.
+        origin: whose names they are; "auto" takes the set of names that fits best.
+
+    Raises:
+        BadCheckpoint: for a damaged file, a name without counterpart, an unequal shape or a number that is not
+            finite; the message names the first such pair.
+        UsageError: if the network does not exist in the library named.
+
+    Examples:
+        >>> twice = nn.Linear(1, 1, bias=False)
+        >>> load_weights(twice, {"weight": torch.tensor([[2.0]])})
+        >>> twice.weight.item()
+        2.0
+    """
+    if origin not in (*ORIGINS, "auto"):
+        raise UsageError(f"origin={origin!r} is not known; {', '.join(ORIGINS)} and auto are.")
+    theirs = dict(source) if isinstance(source, Mapping) else _read(Path(source))
+    what = "the state dict" if isinstance(source, Mapping) else str(source)
+    ours = model.state_dict()
+    names = _names(model, ours, theirs, origin)
+    chosen: dict[str, Tensor] = {}
+    for name, tensor in ours.items():
+        other = names[name]
+        if other not in theirs:
+            if name.endswith(COUNTER):
+                chosen[name] = torch.zeros_like(tensor)
+                continue
+            near = did_you_mean(other, theirs, limit=1)
+            raise BadCheckpoint(
+                f"{what} has no {other!r}, which {type(model).__name__} needs for {name!r}.{near}"
+            )
+        chosen[name] = _fitting(name, tensor, other, theirs[other], what)
+    surplus = sorted(set(theirs) - set(names.values()))
+    if surplus:
+        raise BadCheckpoint(
+            f"{what} has {surplus[0]!r} of shape {tuple(theirs[surplus[0]].shape)}, for which {type(model).__name__} "
+            f"has no place ({len(surplus)} such names)."
+        )
+    model.load_state_dict(chosen)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file, by its suffix."""
+    if path.suffix == ".safetensors":
+        return read_weights(path)
+    if path.suffix.lower() in SUFFIXES:
+        return read_foreign(path)
+    raise BadCheckpoint(
+        f"{path}: weights are read from .safetensors, .pt and .pth files, not {path.suffix!r}."
+    )
+
+
+def _names(
+    model: nn.Module, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], origin: Origin
+) -> dict[str, str]:
+    """For each of our names the one to look for; each of theirs at most once."""
+    candidates = {"ours": {name: name for name in ours}}
+    rules_of: Callable[[str], list[tuple[str, str]] | None] | None = getattr(model, "key_rules", None)
+    for other in ORIGINS[1:]:
+        rules = rules_of(other) if rules_of is not None else None
+        if rules is not None:
+            candidates[other] = {name: _renamed(name, rules) for name in ours}
+    if origin not in candidates and origin != "auto":
+        raise UsageError(f"{type(model).__name__} has no counterpart in {origin}.")
+    if origin != "auto":
+        names = candidates[origin]
+    else:
+        names = max(candidates.values(), key=lambda names: len(set(names.values()) & set(theirs)))
+    if len(set(names.values())) != len(names):
+        raise BadCheckpoint(
+            f"two parameters of {type(model).__name__} would take the same name of the checkpoint."
+        )
+    return names
+
+
+def _renamed(name: str, rules: list[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _fitting(name: str, tensor: Tensor, other: str, value: Tensor, what: str) -> Tensor:
+    """The checkpoint's tensor, if it can stand where ours stands."""
+    if value.shape != tensor.shape:
+        raise BadCheckpoint(
+            f"{what} has {other!r} of shape {tuple(value.shape)}, but {name!r} is {tuple(tensor.shape)}."
+        )
+    if value.is_floating_point() != tensor.is_floating_point() or value.is_complex() != tensor.is_complex():
+        raise BadCheckpoint(f"{what} has {other!r} as {value.dtype}, but {name!r} is {tensor.dtype}.")
+    if value.is_floating_point() and not bool(torch.isfinite(value.to(tensor.dtype)).all()):
+        raise BadCheckpoint(f"{what} has {other!r} with values that are not finite numbers ({name!r}).")
+    return value
