@@ -11,7 +11,6 @@ antialiased filter on 8-bit pixels: uint8 in, uint8 out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
@@ -115,12 +114,12 @@ class Preprocessing:
             ),
             (self.resize not in ("crop", "pad", "squash"), "resize must be crop, pad or squash"),
             (
-                len(self.mean) != self.channels or not all(map(math.isfinite, self.mean)),
-                "mean must hold one finite number per channel",
+                len(self.mean) != self.channels or not all(abs(mean) <= 1e3 for mean in self.mean),
+                "mean must hold one number per channel, at most 1000 in size",
             ),
             (
-                len(self.std) != self.channels or not all(math.isfinite(s) and s > 0 for s in self.std),
-                "std must hold one positive number per channel",
+                len(self.std) != self.channels or not all(1e-6 <= std <= 1e6 for std in self.std),
+                "std must hold one number per channel, from 1e-6 to 1e6",
             ),
             (not 0 < self.crop_ratio <= 1, "crop_ratio must lie in (0, 1]"),
             (self.interpolation not in _FILTERS, "interpolation must be bilinear or bicubic"),
@@ -144,7 +143,7 @@ class Preprocessing:
             fitted = resample(image, (x0, y0, x0 + crop_w, y0 + crop_h), self.size, self.interpolation)
         else:
             fitted = self._pad(image)
-        return torch.from_numpy(np.ascontiguousarray(fitted.transpose(2, 0, 1)))
+        return torch.from_numpy(fitted.transpose(2, 0, 1).copy(order="C"))
 
     def _pad(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Shrink or grow until the picture just fits, and put it in the middle of a `fill` border."""
@@ -253,7 +252,7 @@ def _is_number(value: object) -> bool:
 
 
 def _list_of(holds: Any, most: int) -> Any:
-    return lambda value: isinstance(value, list) and len(value) <= most and all(map(holds, value))
+    return lambda value: isinstance(value, list) and 1 <= len(value) <= most and all(map(holds, value))
 
 
 _JSON: dict[str, tuple[Any, str]] = {

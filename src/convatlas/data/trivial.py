@@ -63,14 +63,14 @@ def _moved(images: torch.Tensor, *rows: NDArray[np.float64]) -> torch.Tensor:
 def _shear_x(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
     """Rows slide along; the top edge stays (it is the corner, not the centre, that AutoAugment holds)."""
     one, zero = _ones(strength)
-    slope = -WIDEST * strength
+    slope = WIDEST * strength
     return _moved(images, one, slope, slope / 2, zero, one, zero)
 
 
 def _shear_y(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
     """Columns slide up or down; the left edge stays."""
     one, zero = _ones(strength)
-    slope = -WIDEST * strength
+    slope = WIDEST * strength
     return _moved(images, one, zero, zero, slope, one, slope / 2)
 
 
