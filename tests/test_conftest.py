@@ -38,9 +38,11 @@ def test_the_network_is_closed(reach: Callable[[socket.socket], object]) -> None
 
 
 def test_this_machine_is_open() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(("localhost", server.getsockname()[1]), timeout=5) as client:
-            assert client.getpeername()[0] == "127.0.0.1"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(("localhost", server.getsockname()[1]), timeout=5) as client,
+    ):
+        assert client.getpeername()[0] == "127.0.0.1"
     assert offline.attempts == []
 
 

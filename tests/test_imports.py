@@ -134,7 +134,11 @@ def test_every_file_is_read() -> None:
         ("data/check.py", "import convatlas", "import the room that holds it"),
         ("attic/box.py", "", "has no place in the order"),
         ("data/check.py", "from convatlas.data import open_data", None),
-        ("data/check.py", "from convatlas import __version__\nfrom convatlas.files import sha256\nimport torch", None),
+        (
+            "data/check.py",
+            "from convatlas import __version__\nfrom convatlas.files import sha256\nimport torch",
+            None,
+        ),
         ("__init__.py", "from convatlas.api import train", None),
     ],
 )

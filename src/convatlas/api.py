@@ -1,0 +1,184 @@
+"""The public face: what `import convatlas` offers, and what the verbs of the command line call.
+
+So Python and the shell give the same result, down to the report that lies in the run's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from convatlas.data import Data, open_data
+from convatlas.errors import DataError
+from convatlas.infer import Evaluation, Run
+from convatlas.measure import measure
+from convatlas.models import create_model, find, list_models
+from convatlas.report import write_report
+from convatlas.train import Compute, Observer, Recipe, RunFolder, Safety, begin
+from convatlas.train import resume as go_on
+from convatlas.train.start import Notify
+from convatlas.weights import load_weights
+
+__all__ = [
+    "Evaluation",
+    "Run",
+    "create_model",
+    "evaluate",
+    "find",
+    "list_models",
+    "load_weights",
+    "measure",
+    "open_data",
+    "train",
+]
+
+
+def train(
+    data: str | Path | Data = "digits",
+    model: str | None = None,
+    recipe: str | Recipe = "quick",
+    out: str | Path | None = None,
+    *,
+    seed: int = 0,
+    weights: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    reading: Mapping[str, Any] | None = None,
+    compute: Compute | None = None,
+    safety: Safety | None = None,
+    observer: Observer | None = None,
+    notify: Notify | None = None,
+    find_lr: bool = False,
+    **fields: Any,
+) -> Run:
+    r"""Train a network and give the run, with its best weights and a report of them on val.
+
+    Args:
+        data: "digits", a folder, a zip or tar of one, MNIST's idx files, a CSV list, or what `open_data` gave.
+        model: a name of `list_models()`; chosen by the size and number of images if None.
+        recipe: a name (`convatlas.train.recipes.recipes()`) or a `Recipe`.
+        out: the run's folder; the first free runs/DATA-MODEL if None.
+        seed: of the split, the first weights, the order and the augmentation.
+        weights: a file to begin from, for `load_weights`.
+        settings: fields of the recipe to replace, also as keywords: `train("photos/", epochs=5, lr=0.01)`.
+        reading: arguments of `open_data`, such as `{"group_by": r"patient(\d+)", "on_bad": "skip"}`.
+        compute: devices, strategy and workers.
+        safety: what to do when a number is not finite, and how often to save.
+        observer: is told of every step.
+        notify: is given what was decided, before the first step.
+        find_lr: look for the learning rate first.
+        fields: see `settings`.
+
+    Raises:
+        UsageError, DataError, BadCheckpoint, NumericError, ResourceError, Interrupted: see `convatlas.errors`.
+    """
+    compute, reading = compute or Compute(), dict(reading or {})
+    if out is not None and (Path(out) / "run.json").exists():
+        RunFolder.create(Path(out))  # refuses, before any image is read
+    opened = (
+        data if isinstance(data, Data) else open_data(data, seed=seed, workers=compute.workers, **reading)
+    )
+    folder = begin(
+        opened,
+        model=model,
+        recipe=recipe,
+        settings={**(settings or {}), **fields},
+        out=out,
+        seed=seed,
+        weights=weights,
+        compute=compute,
+        safety=safety,
+        observer=observer,
+        notify=notify,
+        find_rate=find_lr,
+        **reading,
+    )
+    return _reported(folder, opened)
+
+
+def resume(
+    path: str | Path,
+    data: str | Path | Data | None = None,
+    *,
+    compute: Compute | None = None,
+    safety: Safety | None = None,
+    observer: Observer | None = None,
+    notify: Notify | None = None,
+) -> Run:
+    """Go on with a run that was stopped, to the same bits as if it had not been; then as `train`.
+
+    `data` says where the images are now, if they have moved. Raises `BadCheckpoint` if the folder is no run or the
+    images are not those that it was trained on.
+    """
+    opened = data if isinstance(data, Data) else data_of(RunFolder.open(path), data)
+    return _reported(
+        go_on(path, where=opened, compute=compute, safety=safety, observer=observer, notify=notify), opened
+    )
+
+
+def evaluate(
+    run: Run, data: str | Path | Data | None = None, split: str | None = None, *, tta: bool = False
+) -> Evaluation:
+    """How good a run is on a split of its own data, or of others with the same classes; kept in its folder.
+
+    The report is brought up to date with what its own data gave.
+
+    Args:
+        run: what `train` or `Run.load` gave.
+        data: other images, or where the run's own are now; as the run knew them if None.
+        split: "test", "val", "train" or "all". None: test; of other images that have none, all.
+        tta: average over the picture and its mirror image.
+
+    Raises:
+        DataError: the split has no images, or has classes that the network does not know.
+    """
+    opened = data if isinstance(data, Data) else data_of(run.folder, data, run.classes)
+    own = opened.fingerprint == run.folder.read_run()["fingerprint"]
+    if split is None:
+        split = "test" if own or len(opened.test) else "all"
+    chosen = (
+        opened.all
+        if split == "all"
+        else {part.name: part for part in (opened.train, opened.val, opened.test)}[split]
+    )
+    if not len(chosen):
+        raise DataError(
+            f"{opened.where} has no {split} images. Choose others with --split, or name a folder that has some."
+        )
+    evaluation = run.evaluate(chosen, split_name=split, tta=tta, fingerprint=opened.fingerprint)
+    if is_first_process():
+        name = split if own else f"{split}-of-{opened.fingerprint[:12]}"
+        run.folder.write_evaluation(name, evaluation.to_json())
+        if own:
+            write_report(run.folder, opened)
+    return evaluation
+
+
+def data_of(folder: RunFolder, where: str | Path | None = None, classes: Sequence[str] | None = None) -> Data:
+    """The images of a run, split as they were; from `where` if given. Raises `DataError` if they are gone."""
+    decided = folder.read_run()
+    return open_data(
+        decided["where"] if where is None else where,
+        seed=decided["seed"],
+        workers=decided.get("workers"),
+        classes=classes,
+        **decided["reading"],
+    )
+
+
+def is_first_process() -> bool:
+    """Whether this process writes files and prints: the only one, or rank 0 of several."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def _reported(folder: RunFolder, data: Data) -> Run:
+    """The run with its best weights, evaluated on val, and its report."""
+    run = Run.load(folder.path)
+    if is_first_process():
+        folder.write_evaluation(
+            "val", run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint).to_json()
+        )
+        write_report(folder, data)
+    return run

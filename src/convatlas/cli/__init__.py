@@ -1,0 +1,1 @@
+"""The command line: `main` holds the table of verbs, and every verb has a file."""

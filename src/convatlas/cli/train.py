@@ -1,0 +1,272 @@
+"""`convatlas train WHERE`: a folder of images in, a trained network and an honest report out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from convatlas.cli import console
+from convatlas.errors import UsageError
+
+if TYPE_CHECKING:
+    from convatlas.infer import Run
+
+# Options that may stand beside --resume.
+GO_ON_WITH = (
+    "where",
+    "resume",
+    "workers",
+    "devices",
+    "accelerator",
+    "strategy",
+    "on_nan",
+    "checkpoint_steps",
+)
+GO_ON_WITH += ("as_json", "quiet")
+
+
+def train(
+    context: typer.Context,
+    where: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="WHERE",
+            help="Image folder, zip or tar of one, MNIST idx folder, CSV list, or 'digits'.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A network of `convatlas list`; chosen by image size and count if absent."),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="quick, or the recipe of a paper.")] = "quick",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a field of the recipe; may be repeated."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with fields of a recipe.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; the first free runs/DATA-MODEL if absent.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of split, first weights, order and augmentation.", min=0)] = 0,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with this run; WHERE only if the images have moved."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the network's input, px.")] = None,
+    resize: Annotated[
+        Literal["crop", "pad", "squash"] | None, typer.Option(help="How an image gets that size.")
+    ] = None,
+    balance: Annotated[
+        Literal["none", "sampling", "weights"] | None,
+        typer.Option(help="Make up for rare classes."),
+    ] = None,
+    early_stopping: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a better val score.")
+    ] = None,
+    precision: Annotated[Literal["32", "bf16"] | None, typer.Option(help="Of the arithmetic.")] = None,
+    find_lr: Annotated[bool, typer.Option("--find-lr", help="Look for the learning rate first.")] = False,
+    weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights to begin from.")] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Keep together in one split: a pattern with one group, or a column of the CSV."),
+    ] = None,
+    on_bad: Annotated[
+        Literal["error", "skip"], typer.Option(help="Files that are no good images: stop, or leave out.")
+    ] = "error",
+    val_share: Annotated[
+        float, typer.Option(help="Of the training images, where the data have no val.", min=0, max=0.9)
+    ] = 0.1,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode; chosen if absent.", min=0)
+    ] = None,
+    devices: Annotated[int, typer.Option(help="Devices to use.", min=1)] = 1,
+    accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the fastest.")] = "auto",
+    strategy: Annotated[str, typer.Option(help="Of several devices, as Fabric names it.")] = "auto",
+    on_nan: Annotated[
+        Literal["stop", "skip", "rollback"] | None,
+        typer.Option(help="When a loss or gradient is not finite.  [default: stop]"),
+    ] = None,
+    checkpoint_steps: Annotated[
+        int | None, typer.Option(help="Save every so many steps, beside every epoch's end.", min=0)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.")] = False,
+) -> None:
+    """Train a network on images, and write its report.
+
+    The best weights are chosen on val; `convatlas eval RUN` looks at test. A run that was stopped goes on with
+    --resume, bit for bit as if it had not been.
+    """
+    flags = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "image_size": image_size,
+        "resize": resize,
+        "balance": balance,
+        "early_stopping": early_stopping,
+        "precision": precision,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    if where is None and resume is None:
+        raise UsageError(
+            "there is nothing to train on. Give a folder of images, or 'digits' for the built-in ones."
+        )
+    if resume is not None:
+        _refuse_changes(context)
+    from convatlas import api
+    from convatlas.train import Compute, read_toml
+
+    common: dict[str, Any] = {
+        "compute": Compute(devices=devices, accelerator=accelerator, strategy=strategy, workers=workers),
+        "safety": _safety({"on_nan": on_nan, "checkpoint_steps": checkpoint_steps}, resume),
+        "notify": None if quiet else _announce_json if as_json else _announce,
+    }
+    with _watching(as_json=as_json, quiet=quiet) as observer:
+        if resume is not None:
+            run = api.resume(resume, where, observer=observer, **common)
+        else:
+            fields = {**(read_toml(config) if config else {}), **_pairs(settings or ()), **given}
+            reading = {"group_by": group_by, "on_bad": on_bad, "val_share": val_share}
+            run = api.train(
+                where or "digits",
+                model,
+                recipe,
+                out,
+                seed=seed,
+                weights=weights,
+                settings=fields,
+                reading=reading,
+                find_lr=find_lr,
+                observer=observer,
+                **common,
+            )
+    if api.is_first_process():
+        _conclude(run, as_json=as_json)
+
+
+def _refuse_changes(context: typer.Context) -> None:
+    """A run goes on as it began: beside --resume only options that leave the result as it is."""
+    given = [name for name in context.params if _is_given(context, name)]
+    changes = [name for name in given if name not in GO_ON_WITH]
+    if changes:
+        options = {param.name: param.opts[0] for param in context.command.params}
+        raise UsageError(
+            f"a run goes on as it began; --resume does not go with {', '.join(str(options[name]) for name in changes)}."
+        )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _pairs(settings: Sequence[str]) -> dict[str, str]:
+    """`["lr=0.05"]` as `{"lr": "0.05"}`."""
+    pairs = [text.partition("=") for text in settings]
+    for (key, equals, _), text in zip(pairs, settings, strict=True):
+        if not equals or not key:
+            raise UsageError(f"--set {text!r}: KEY=VALUE is expected, e.g. --set lr=0.05.")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _safety(stated: Mapping[str, Any], resume: Path | None) -> Any:
+    """What was asked for; for a run that goes on, over what it began with."""
+    from convatlas.train import RunFolder, Safety
+
+    begun = RunFolder.open(resume).read_run().get("safety", {}) if resume is not None else {}
+    return Safety(**{**begun, **{name: value for name, value in stated.items() if value is not None}})
+
+
+@contextmanager
+def _watching(*, as_json: bool, quiet: bool) -> Iterator[Any]:
+    """The view of the training that fits where the output goes."""
+    from convatlas.cli import progress
+    from convatlas.train import Observer
+
+    if quiet:
+        yield Observer()
+    elif as_json:
+        yield progress.JsonLines()
+    elif not sys.stdout.isatty():
+        yield progress.Lines()
+    else:
+        bars = progress.Bars()
+        try:
+            yield bars
+        finally:
+            bars.close()
+
+
+def _announce_json(decided: Mapping[str, Any]) -> None:
+    console.write_json({"event": "decided", **decided}, indent=None)
+
+
+def _announce(decided: Mapping[str, Any]) -> None:
+    """What was decided, before the first step: data, network and why, recipe."""
+    data, recipe = decided["data"], decided["recipe"]
+    facts = [
+        ("data", data_line(decided["where"], data)),
+        *(("", note) for note in data["notes"]),
+        ("network", f"{decided['model']}, " + (decided["choice"] or "as asked for")),
+        ("recipe", f"{decided['recipe_name']}: {_recipe_line(recipe)}"),
+        *(("", note) for note in decided["notes"]),
+        ("run", decided["path"]),
+    ]
+    for label, text in facts:
+        console.write(f"{label:8} {console.printable(text)}\n")
+
+
+def _recipe_line(recipe: Mapping[str, Any]) -> str:
+    return (
+        f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}, {recipe['optimizer']}, lr {recipe['lr']:g}, "
+        f"images of {recipe['image_size']} px ({recipe['resize']})"
+    )
+
+
+def data_line(where: str, summary: Mapping[str, Any]) -> str:
+    """The data in a sentence: "digits: 1,294 train, 143 val and 360 test images of 10 classes"."""
+    counts = [
+        f"{sum(split.values()) if isinstance(split, dict) else split:,} {name}"
+        for name, split in summary["counts"].items()
+    ]
+    return f"{where}: {', '.join(counts)} images of {len(summary['classes'])} classes"
+
+
+def _conclude(run: Run, *, as_json: bool) -> None:
+    """Accuracy on val and where the report lies."""
+    folder = run.folder
+    val = folder.evaluation("val")
+    if as_json:
+        result = (
+            {key: val[key] for key in ("split", "count", "loss", "top1", "top5", "top1_interval")}
+            if val
+            else None
+        )
+        console.write_json(
+            {"event": "done", "run": str(folder.path), "report": str(folder.report_path), "val": result},
+            indent=None,
+        )
+        return
+    if val:
+        console.write(f"{accuracy(val)}; these images chose the weights (epoch {run.spec.epoch})\n")
+    console.write(f"report   {console.printable(folder.report_path)}\n")
+    console.write(f"test     convatlas eval {console.printable(folder.path)}\n")
+
+
+def accuracy(evaluation: Mapping[str, Any]) -> str:
+    """A rate with its interval and its split: "val accuracy 98.60 % (95 % interval 95.0 to 99.6 %, 143 images)"."""
+    low, high = (100 * bound for bound in evaluation["top1_interval"])
+    return (
+        f"{evaluation['split']} accuracy {100 * evaluation['top1']:.2f} % "
+        f"(95 % interval {low:.1f} to {high:.1f} %, {evaluation['count']:,} images)"
+    )
