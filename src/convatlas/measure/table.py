@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from html import escape
 
 from rich.table import Table
+from rich.text import Text
 
 from convatlas.measure.cost import Measurement, Row
 from convatlas.registry import Spec
 
-HEADER = ("layer", "what", "output", "parameters", "MACs", "activation memory")
+HEADER = ("layer", "what", "output", "parameters", "MACs", "memory")
 _NUMBERS = 2  # columns from here on are set flush right
 IN_PLACE = "in place"
 
@@ -27,14 +28,10 @@ def bytes_text(count: int) -> str:
         >>> bytes_text(60_950_432)
         '58.1 MiB'
     """
-    if count < 1024:
-        return f"{count} B"
-    size, unit = float(count), "B"
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        size /= 1024
-        if size < 1024:
-            break
-    return f"{size:.1f} {unit}"
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
 def count_text(count: int) -> str:
@@ -44,14 +41,11 @@ def count_text(count: int) -> str:
         >>> count_text(138_357_544), count_text(61_706), count_text(999)
         ('138 M', '61.7 k', '999')
     """
-    if count < 1000:
-        return str(count)
-    size, unit = float(count), ""
-    for unit in ("k", "M", "G", "T"):
-        size /= 1000
-        if size < 999.5:
-            break
-    return f"{size:.{2 if size < 9.995 else 1 if size < 99.95 else 0}f} {unit}"
+    size, units = float(count), ["", " k", " M", " G", " T"]
+    while size >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    digits = 0 if not units[0] or size >= 99.95 else 1 if size >= 9.995 else 2
+    return f"{size:.{digits}f}{units[0]}"
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -90,6 +84,9 @@ def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str,
             (f"top-1 error{test}", "", published.top1_error_pct and f"{published.top1_error_pct} %"),
             (f"top-5 error{test}", "", published.top5_error_pct and f"{published.top5_error_pct} %"),
         ]
+        for layer, printed in published.params_by_layer.items():
+            inside = (row.params for row in measurement.rows if f"{row.name}.".startswith(f"{layer}."))
+            figures.append((f"parameters of {layer}", f"{sum(inside):,}", printed))
     return [(what, ours, paper or "") for what, ours, paper in figures if ours or paper]
 
 
@@ -109,12 +106,10 @@ def rich_table(measurement: Measurement) -> Table:
     table = Table(header_style="bold", show_footer=True, pad_edge=False, box=None)
     *rows, total = cells(measurement)
     for index, (title, foot) in enumerate(zip(HEADER, total, strict=True)):
-        right = index >= _NUMBERS
-        table.add_column(
-            title, footer=foot, justify="right" if right else "left", no_wrap=right, overflow="fold", footer_style="bold"
-        )
+        justify, fixed = ("right", True) if index >= _NUMBERS else ("left", False)
+        table.add_column(title, foot, justify=justify, no_wrap=fixed, overflow="fold", footer_style="bold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
@@ -143,7 +138,9 @@ def markdown(measurement: Measurement) -> str:
 def html_rows(measurement: Measurement) -> str:
     """The rows as `<tr>` elements, every word escaped; the sums carry the class "total"."""
     *rows, total = [
-        "".join(f'<td class="{"n" if i >= _NUMBERS else "w"}">{escape(cell)}</td>' for i, cell in enumerate(line))
+        "".join(
+            f'<td class="{"n" if i >= _NUMBERS else "w"}">{escape(cell)}</td>' for i, cell in enumerate(line)
+        )
         for line in cells(measurement)
     ]
     return "\n".join([*(f"<tr>{row}</tr>" for row in rows), f'<tr class="total">{total}</tr>'])
