@@ -1,0 +1,327 @@
+"""What every classifier of the registry promises, clause by clause.
+
+A clause that cannot hold for a network is declared in its spec's `limits`, with the reason. Here a declared limit
+must really fail, is printed at the end of the session, and their number is committed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convatlas.errors import UsageError
+from convatlas.models import create_model, specs
+from convatlas.models.classifier import Classifier
+from convatlas.registry import Spec
+from convatlas.weights import load_weights, save_weights
+
+COMMITTED_LIMITS = 1
+CLASSIFIERS = [spec for spec in specs() if spec.task == "classification"]
+# Settings that leave the structure as it is and make it fit: VGG's 4096 hidden units are 90 % of its weights.
+REDUCED: dict[str, dict[str, int]] = {"vgg": {"hidden": 64}}
+# Too large or too deep for every landing; their shapes and counts are held on the meta device by test_published.
+HEAVY = {"resnet101", "resnet101_v1", "resnet152", "resnet152_v1", "resnet1202_cifar"}
+
+
+def build(spec: Spec, **settings: int) -> Classifier:
+    network = create_model(spec.name, **REDUCED.get(spec.family, {}), **settings)
+    assert isinstance(network, Classifier)
+    return network
+
+
+def images(spec: Spec, count: int = 2, *, side: int = 0, channels: int = 0, seed: int = 0) -> Tensor:
+    """Random images as large as is needed for every stage to have pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    side = side or sides(spec)[0]
+    return torch.randn(count, channels or spec.channels, side, side, generator=generator)
+
+
+def sides(spec: Spec) -> tuple[int, int]:
+    return (32, 64) if spec.image == 32 else (64, 96)
+
+
+def gradients(network: nn.Module, x: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    network.zero_grad()
+    torch.manual_seed(1)  # for dropout
+    nn.functional.cross_entropy(network(x), targets).backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+# --- the clauses --------------------------------------------------------------------------------------------
+
+
+def image_size(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    for side in sides(spec):
+        logits = network.eval()(images(spec, side=side))
+        assert logits.shape == (2, spec.classes)
+        assert torch.isfinite(logits).all()
+
+
+def every_parameter_learns(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    network = copy.deepcopy(network).train()
+    found = gradients(network, images(spec, 4), torch.arange(4) % spec.classes)
+    silent = [name for name, _ in network.named_parameters() if name not in found or not found[name].any()]
+    assert silent == []
+    assert all(torch.isfinite(gradient).all() for gradient in found.values())
+
+
+def repeatable(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    network.eval()
+    assert torch.equal(network(images(spec)), network(images(spec)))
+
+
+def seeded(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    again = build(spec).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in network.state_dict().items())
+
+
+def state_round_trip(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    torch.manual_seed(99)
+    other = build(spec).eval()
+    network.eval()
+    assert not torch.equal(network(images(spec)), other(images(spec)))
+    (tmp_path / "w.safetensors").write_bytes(save_weights(network.state_dict()))
+    load_weights(other, tmp_path / "w.safetensors", origin="ours")
+    assert torch.equal(network(images(spec)), other(images(spec)))
+
+
+def in_channels(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        for channels in (1, 3, 4):
+            other = build(spec, in_channels=channels)
+            assert other.in_channels == channels
+            assert other(torch.empty(2, channels, spec.image, spec.image)).shape == (2, spec.classes)
+
+
+def num_classes(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        for classes in (1, 10, 1000):
+            other = build(spec, num_classes=classes)
+            assert other.num_classes == classes
+            assert other(torch.empty(2, spec.channels, spec.image, spec.image)).shape == (2, classes)
+
+
+def meta_device(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        ghost = build(spec)
+    assert all(tensor.is_meta for tensor in (*ghost.parameters(), *ghost.buffers()))
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in ghost.state_dict().items()} == shapes
+
+
+def get_classifier(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    layer = network.get_classifier()
+    assert isinstance(layer, (nn.Linear, nn.Conv2d))
+    assert [module for module in network.modules() if next(module.parameters(False), None) is not None][
+        -1
+    ] is layer
+    width = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    assert width == network.head_hidden_size
+
+
+def reset_classifier(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    network, x = copy.deepcopy(network).eval(), images(spec)
+    features = network.forward_features(x)
+    received = network.forward_head(features, pre_logits=True)
+    assert received.shape[:2] == (2, network.head_hidden_size)
+    network.reset_classifier(7)
+    assert network.num_classes == 7
+    assert network(x).shape == (2, 7)
+    network.reset_classifier(0)
+    assert isinstance(network.get_classifier(), nn.Identity)
+    assert torch.equal(network(x), received)
+    network.double().reset_classifier(5)
+    assert network(x.double()).shape == (2, 5)
+    with pytest.raises(UsageError):
+        network.reset_classifier(-1)
+
+
+def stages(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    """A stage of stride s gives 32 / s more pixels for 32 more input pixels, whatever the borders cost."""
+    network.eval()
+    small, large = sides(spec)
+    last, outputs = network.forward_intermediates(images(spec, 1, side=small))
+    _, wider = network.forward_intermediates(images(spec, 1, side=large))
+    assert len(outputs) == len(network.stages)
+    for stage, output, wide in zip(network.stages, outputs, wider, strict=True):
+        assert output.shape[1] == stage.channels, stage
+        assert (wide.shape[2] - output.shape[2]) * stage.stride == large - small, stage
+        network.features.get_submodule(stage.name)
+    assert torch.equal(last, outputs[-1])
+    assert torch.equal(last, network.forward_features(images(spec, 1, side=small)))
+    assert last.shape[1] == network.num_features
+
+
+def intermediates(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    x = images(spec, 1)
+    _, every = network.eval().forward_intermediates(x)
+    picked = network.forward_intermediates(x, indices=[-1, 0], intermediates_only=True)
+    assert torch.equal(picked[0], every[-1])
+    assert torch.equal(picked[1], every[0])
+    tail = network.forward_intermediates(x, indices=2, intermediates_only=True)
+    assert all(map(torch.equal, tail, every[-2:]))
+    stopped, (first,) = network.forward_intermediates(x, indices=[0], stop_early=True)
+    assert torch.equal(stopped, first)
+    assert torch.equal(first, every[0])
+    for wrong in ({"indices": [len(every)]}, {"indices": len(every) + 1}, {"output_fmt": "NLC"}):
+        with pytest.raises(UsageError):
+            network.forward_intermediates(x, **wrong)
+
+
+def channels_last(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    network, x = copy.deepcopy(network).double().eval(), images(spec).double()
+    contiguous = network(x)
+    network = network.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(
+        network(x.to(memory_format=torch.channels_last)), contiguous, rtol=1e-9, atol=1e-12
+    )
+
+
+def grad_checkpointing(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    """Fewer tensors are kept for the backward pass; gradients and running statistics are the same bits."""
+    plain, x, targets = copy.deepcopy(network).train(), images(spec, 4), torch.arange(4) % spec.classes
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    kept: dict[str, int] = {}
+    for name, model in (("plain", plain), ("saving", saving)):
+        kept[name] = 0
+
+        def count(tensor: Tensor, name: str = name) -> Tensor:
+            kept[name] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            model.forward_features(copy.deepcopy(x))
+    assert kept["saving"] < kept["plain"]
+    expected, found = gradients(plain, x, targets), gradients(saving, x, targets)
+    assert all(torch.equal(gradient, found[name]) for name, gradient in expected.items())
+    assert all(map(torch.equal, plain.buffers(), saving.buffers()))
+
+
+def relus_apart(spec: Spec, network: Classifier, tmp_path: Path) -> None:
+    """One module per use, and never in place: what a hook has captured stays as it was."""
+    calls: dict[str, int] = {}
+    outputs: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def remember(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            outputs[name] = (output, output.clone())
+
+        return hook
+
+    leaves = {name: module for name, module in network.named_modules() if not list(module.children())}
+    handles = [module.register_forward_hook(remember(name)) for name, module in leaves.items()]
+    with torch.no_grad():
+        network.eval()(images(spec))
+    for handle in handles:
+        handle.remove()
+    changed = [name for name, (output, before) in outputs.items() if not torch.equal(output, before)]
+    assert changed == []
+    assert calls == dict.fromkeys(leaves, 1)
+
+
+CLAUSES = (
+    *(image_size, every_parameter_learns, repeatable, seeded, state_round_trip, in_channels, num_classes),
+    *(
+        meta_device,
+        get_classifier,
+        reset_classifier,
+        stages,
+        intermediates,
+        channels_last,
+        grad_checkpointing,
+    ),
+    relus_apart,
+)
+
+
+# --- every clause for every network ------------------------------------------------------------------------
+
+
+class Limits:
+    """Prints the declared limits at the end of the session."""
+
+    @staticmethod
+    def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.section("declared limits of the common contract")
+        for spec in CLASSIFIERS:
+            for clause, reason in spec.limits.items():
+                terminalreporter.write_line(f"{spec.name}: {clause}: {reason}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _printed_limits(request: pytest.FixtureRequest) -> None:
+    request.config.pluginmanager.register(Limits(), "declared-limits")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(spec, id=spec.name, marks=[pytest.mark.slow] if spec.name in HEAVY else [])
+        for spec in CLASSIFIERS
+    ],
+)
+def spec(request: pytest.FixtureRequest) -> Spec:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def network(spec: Spec) -> Iterator[Classifier]:
+    """One network for all clauses; a clause that changes it takes a copy."""
+    torch.manual_seed(0)
+    yield build(spec)
+
+
+@pytest.mark.parametrize("clause", CLAUSES, ids=lambda clause: clause.__name__)
+def test_contract(
+    spec: Spec, network: Classifier, clause: Callable[[Spec, Classifier, Path], None], tmp_path: Path
+) -> None:
+    if clause.__name__ in spec.limits:
+        with pytest.raises((AssertionError, RuntimeError, UsageError)):
+            clause(spec, network, tmp_path)
+    else:
+        clause(spec, network, tmp_path)
+
+
+def test_limits_are_clauses_and_do_not_grow_unseen() -> None:
+    declared = [(spec.name, clause) for spec in CLASSIFIERS for clause in spec.limits]
+    known = {clause.__name__ for clause in CLAUSES}
+    assert [pair for pair in declared if pair[1] not in known] == []
+    assert len(declared) == COMMITTED_LIMITS
+
+
+# --- compilers: a network per family, and those with a flow of their own -----------------------------------
+
+COMPILED = ("lenet5", "lenet5_1998", "vgg11_lrn", "resnet18", "resnet20_cifar")
+
+
+def test_compiled_names_cover_every_family() -> None:
+    families = {spec.name: spec.family for spec in CLASSIFIERS}
+    assert {families[name] for name in COMPILED} == set(families.values())
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiles_whole(name: str) -> None:
+    spec = next(spec for spec in CLASSIFIERS if spec.name == name)
+    network, x = build(spec).eval(), images(spec)
+    torch._dynamo.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), network(x))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_exports(name: str) -> None:
+    spec = next(spec for spec in CLASSIFIERS if spec.name == name)
+    network, x = build(spec).eval(), images(spec)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(network, (x,), dynamic_shapes=({0: batch},))
+    more = images(spec, 5, seed=3)
+    torch.testing.assert_close(program.module()(more), network(more))
