@@ -58,7 +58,7 @@ ORACLES: dict[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "autocontrast": lambda x, m: oracle.autocontrast(x),
     "equalize": lambda x, m: oracle.equalize(x),
     "rotate": lambda x, m: oracle.rotate(x, 135 * m),
-    "posterize": lambda x, m: oracle.posterize(x, int(round(8 - abs(m) * 6))),
+    "posterize": lambda x, m: oracle.posterize(x, round(8 - abs(m) * 6)),
     "solarize": lambda x, m: oracle.solarize(x, 255 * (1 - abs(m))),
     "colour": lambda x, m: oracle.adjust_saturation(x, 1 + 0.99 * m),
     "contrast": lambda x, m: oracle.adjust_contrast(x, 1 + 0.99 * m),
@@ -202,8 +202,8 @@ def test_all_shifts_are_equally_frequent() -> None:
 @pytest.mark.parametrize(("degrees", "scale", "shear"), [(20.0, 0.0, 0.0), (0.0, 0.3, 0.0), (0.0, 0.0, 20.0)])
 def test_affine_is_one_of_torchvisions_within_the_range(degrees: float, scale: float, shear: float) -> None:
     """Each part alone: some strength in the range gives torchvision's picture."""
-    images = pictures(8)[:-1]
-    moved = Augment(affine=(degrees, scale, shear))(images, 0, 0, many_ids(7)).float()
+    images = pictures(5)[:-1]
+    moved = Augment(affine=(degrees, scale, shear))(images, 0, 0, many_ids(4)).float()
     for image, ours in zip(images, moved, strict=True):
         best = 255.0
         for t in np.linspace(-1, 1, 161):
@@ -397,14 +397,14 @@ def test_seed_epoch_and_sample_each_matter() -> None:
 
 def test_inputs_and_global_generators_are_left_alone() -> None:
     images = pictures(20)
-    copy, state, numpy_state = images.clone(), torch.get_rng_state(), np.random.get_state()[1].copy()
+    copy, state, numpy_state = images.clone(), torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     EVERYTHING(images, 0, 0, many_ids(20))
     for part in (Augment(flip=True), Augment(crop="shift"), Augment(trivial=True), Augment(erasing=1.0)):
         part(images, 0, 0, many_ids(20))
     Augment(mixup=1.0, cutmix=1.0).mix(images.float(), 0, 0, 0)
     assert torch.equal(images, copy)
     assert torch.equal(torch.get_rng_state(), state)
-    assert (np.random.get_state()[1] == numpy_state).all()
+    assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
 
 
 def test_the_default_does_nothing() -> None:
