@@ -38,12 +38,12 @@ _STYLE = {
     "svg.hashsalt": "convatlas",
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
     "font.family": "DejaVu Sans",  # comes with matplotlib: measures the same everywhere
-    "font.size": 9.0,
+    "font.size": 10.0,
     "text.parse_math": False,  # a class named "$5$" is not a formula
     "axes.edgecolor": COLOURS["grid"],
     "axes.labelcolor": COLOURS["muted"],
     "axes.titlecolor": COLOURS["ink"],
-    "axes.titlesize": 10.0,
+    "axes.titlesize": 11.0,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -87,7 +87,6 @@ def line_chart(
     x_scale: Literal["linear", "log"] = "linear",
     percent: bool = False,
     mark_x: float | None = None,
-    mark_label: str = "",
 ) -> Figure:
     """Lines over a common x axis; `size` in inches at 72 px.
 
@@ -102,31 +101,30 @@ def line_chart(
             _line(axes, each)
         if mark_x is not None:
             axes.axvline(mark_x, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-            right = sum(axes.get_xlim()) / 2 < mark_x
-            axes.annotate(
-                mark_label, (mark_x, 0.02), xycoords=("data", "axes fraction"),
-                xytext=(-4 if right else 4, 0), textcoords="offset points",
-                ha="right" if right else "left", va="bottom", color=COLOURS["muted"], fontsize=8,
-            )  # fmt: skip
         axes.set_yscale(scale)
         axes.set_xscale(x_scale)
         if scale == "linear":
             axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         if x_scale == "linear":
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        else:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.tick_params(axis="x", which="minor", length=0)
         axes.grid(False, axis="x")
         if percent:
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
         if x_label:
             axes.set_xlabel(x_label)
         if len(series) > 1:
-            axes.legend(loc="best", fontsize=8.5, labelcolor=COLOURS["ink"])
+            axes.legend(loc="best", fontsize=9.5, labelcolor=COLOURS["ink"])
         return figure
 
 
 def _line(axes: Axes, series: Series) -> None:
     points = [
-        (x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None and math.isfinite(y) and math.isfinite(x)
+        (x, y)
+        for x, y in zip(series.x, series.y, strict=True)
+        if y is not None and math.isfinite(y) and math.isfinite(x)
     ]
     axes.plot(
         [x for x, _ in points],
@@ -152,11 +150,15 @@ def svg(figure: Figure, *, themed: bool = False) -> str:
     """
     buffer = io.StringIO()
     with mpl.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)  # would style the whole page
+    text = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL
+    )  # would style the whole page
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # no one refers to groups, and a page holds several figures
     if themed:
         head, rest = text.split(">", 1)
@@ -180,7 +182,9 @@ def jpeg(image: NDArray[np.uint8], quality: int = 85) -> bytes:
 
 def _encoded(image: NDArray[np.uint8], kind: str, **settings: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image).save(buffer, kind, **settings)
+    Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image).save(
+        buffer, kind, **settings
+    )
     return buffer.getvalue()
 
 

@@ -1,6 +1,6 @@
 """How good a network is on a split: accuracy with its uncertainty, per class, and every prediction kept.
 
-    N  images      K  classes      C  confusion matrix (K, K): rows the labels, columns the predictions
+N  images      K  classes      C  confusion matrix (K, K): rows the labels, columns the predictions
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ class Evaluation:
         return tuple(score.name for score in self.per_class)
 
     @property
+    def hits(self) -> int:
+        """Images whose likeliest class is their label."""
+        return int(np.trace(self.confusion))
+
+    @property
     def mistakes(self) -> list[int]:
         """Positions of wrong predictions, the surest first."""
         wrong = np.flatnonzero(self.labels != self.predicted)
@@ -90,7 +95,9 @@ class Evaluation:
         wrong = self.confusion.copy()
         np.fill_diagonal(wrong, 0)
         order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
-        pairs = [(int(row), int(column)) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)]
+        pairs = [
+            (int(row), int(column)) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)
+        ]
         return [(self.classes[row], self.classes[column], int(wrong[row, column])) for row, column in pairs
                 if wrong[row, column]]  # fmt: skip
 
@@ -131,9 +138,15 @@ class Evaluation:
 
 def _from_fields(fields: dict[str, Any]) -> Evaluation:
     arrays = {name: np.asarray(fields.pop(name)) for name in ("confusion", "labels", "predicted")}
-    shares = {name: np.asarray(fields.pop(name)) for name in ("probability_of_label", "probability_of_predicted")}
+    shares = {
+        name: np.asarray(fields.pop(name)) for name in ("probability_of_label", "probability_of_predicted")
+    }
     for name, array in (*arrays.items(), *shares.items()):
-        if array.size and array.dtype.kind != ("i" if name in arrays else "f") and array.dtype.kind not in "if":
+        if (
+            array.size
+            and array.dtype.kind != ("i" if name in arrays else "f")
+            and array.dtype.kind not in "if"
+        ):
             raise ValueError(f"{name} does not hold numbers")
         if array.size and name in arrays and array.dtype.kind != "i":
             raise ValueError(f"{name} does not hold whole numbers")
@@ -157,8 +170,12 @@ def _check(made: Evaluation) -> None:
         "confusion": made.confusion.shape == (size, size)
         and int(made.confusion.sum()) == count
         and bool((made.confusion >= 0).all()),
-        "labels": all(1 == each.ndim and ((each >= 0) & (each < size)).all() for each in (made.labels, made.predicted)),
-        "keys": all(isinstance(key, str) for key in (*made.keys, *made.classes, made.split, made.fingerprint)),
+        "labels": all(
+            each.ndim == 1 and ((each >= 0) & (each < size)).all() for each in (made.labels, made.predicted)
+        ),
+        "keys": all(
+            isinstance(key, str) for key in (*made.keys, *made.classes, made.split, made.fingerprint)
+        ),
         "rates": len(rates) == 4 and all(isinstance(rate, (int, float)) and 0 <= rate <= 1 for rate in rates),
         "loss": isinstance(made.loss, (int, float)),
         "per_class": all(type(score.count) is int and _shares(score) for score in made.per_class),
@@ -183,9 +200,10 @@ class Tally:
     def __init__(self, classes: Sequence[str], device: torch.device | str = "cpu") -> None:
         size = len(classes)
         self.classes = tuple(classes)
-        self.loss = MeanMetric(nan_strategy="disable").to(device)
-        self.top1 = MulticlassAccuracy(size, average="micro", validate_args=False).to(device)
-        self.top5 = MulticlassAccuracy(size, top_k=min(5, size), average="micro", validate_args=False).to(device)
+        self.loss = MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(device)
+        self.top5 = MulticlassAccuracy(size, top_k=min(5, size), average="micro", validate_args=False).to(
+            device
+        )
         self.confusion = MulticlassConfusionMatrix(size, validate_args=False).to(device)
         self.keys: list[str] = []
         self.columns: list[tuple[Tensor, ...]] = []
@@ -194,9 +212,8 @@ class Tally:
         """One batch: softmax (n, K) and labels (n,)."""
         predicted = probabilities.argmax(1)
         own = probabilities.gather(1, labels[:, None])[:, 0]
-        self.loss.update(-own.clamp(min=torch.finfo(own.dtype).tiny).log())
+        self.loss.update(-own.double().clamp(min=torch.finfo(own.dtype).tiny).log())
         if len(self.classes) > 1:
-            self.top1.update(probabilities, labels)
             self.top5.update(probabilities, labels)
         self.confusion.update(predicted, labels)
         self.keys += keys
@@ -205,7 +222,9 @@ class Tally:
 
     def finish(self, split: str, *, tta: bool = False, fingerprint: str = "") -> Evaluation:
         """The evaluation of everything added."""
-        labels, predicted, own, surest = (torch.cat(column).numpy() for column in zip(*self.columns, strict=True))
+        labels, predicted, own, surest = (
+            torch.cat(column).numpy() for column in zip(*self.columns, strict=True)
+        )
         confusion = self.confusion.compute().cpu().numpy().astype(np.int64)
         hits, count = int(np.trace(confusion)), len(labels)
         several = len(self.classes) > 1
@@ -213,8 +232,8 @@ class Tally:
             split=split,
             count=count,
             loss=float(self.loss.compute()),
-            top1=float(self.top1.compute()) if several else 1.0,
-            top5=float(self.top5.compute()) if several else 1.0,
+            top1=hits / count,
+            top5=round(float(self.top5.compute()) * count) / count if several else 1.0,  # from 32 bits
             top1_interval=wilson(hits, count),
             per_class=class_scores(self.classes, confusion),
             confusion=confusion,

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from convatlas.data import BadFile, Preprocessing, decode, is_image_name
+from convatlas.data import BadFile, Preprocessing, decode
+from convatlas.data.decode import FORMATS, MAX_BYTES
 from convatlas.errors import BadImage, DataError
 from convatlas.files import read_untrusted
 
 OnBad = Literal["error", "skip"]
-MAX_FILE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,11 @@ def _paths(text: str) -> list[Path]:
 
 def _below(folder: Path) -> list[Path]:
     """Pictures in a folder and its folders, sorted; links to folders are not followed."""
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in sorted(files) if is_image_name(name)]
+        found += [Path(parent, name) for name in sorted(files) if Path(name).suffix.lower() in suffixes]
     return found
 
 
@@ -128,9 +129,9 @@ def _below(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> NDArray[np.uint8]:
     try:
-        content = read_untrusted(path, max_bytes=MAX_FILE_BYTES)
+        content = read_untrusted(path, max_bytes=MAX_BYTES)
     except DataError as error:
-        raise BadImage(str(error)) from error
+        raise BadImage("unreadable", str(error), str(path)) from error
     return decode(content, channels=3, name=str(path))
 
 
@@ -141,17 +142,20 @@ def _from_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
     try:
         image.save(buffer, kind, exif=image.getexif())
     except (OSError, ValueError) as error:
-        raise BadImage(f"{name} (mode {image.mode}) cannot be read: {error}") from error
+        raise BadImage("colour mode", f"{image.mode}: {error}", name) from error
     return decode(buffer.getvalue(), channels=3, name=name)
 
 
 def _from_array(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise BadImage(
-            f"{name} is {array.dtype} of shape {array.shape}; a picture is uint8, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."
-        )
+    if (
+        array.dtype != np.uint8
+        or array.ndim not in (2, 3)
+        or (array.ndim == 3 and array.shape[2] not in (1, 3, 4))
+    ):
+        expected = "uint8 of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) was expected"
+        raise BadImage("not an image", f"{array.dtype} of shape {array.shape}; {expected}", name)
     if not array.size:
-        raise BadImage(f"{name} of shape {array.shape} has no pixels.")
+        raise BadImage("empty", f"shape {array.shape}", name)
     if array.ndim == 3 and array.shape[2] == 4:
         return _from_pillow(Image.fromarray(array), name)
     return np.ascontiguousarray(array if array.ndim == 3 else array[..., None])
@@ -197,21 +201,31 @@ def predict(
         rest = iter(found)
         while batch := list(islice(rest, batch_size)):
             loaded = list(pool.map(load, batch) if workers else map(load, batch))
-            pairs = [(source, image) for source, image in zip(batch, loaded, strict=True) if isinstance(image, Tensor)]
+            pairs = [
+                (source, image)
+                for source, image in zip(batch, loaded, strict=True)
+                if isinstance(image, Tensor)
+            ]
             for source, image in zip(batch, loaded, strict=True):
                 if isinstance(image, BadImage):
                     if on_bad == "error":
                         raise image
-                    bad.append(BadFile(source.name, getattr(image, "reason", "unreadable"), str(image)))
+                    bad.append(BadFile(source.name, image.reason, image.detail))
             if pairs:
                 images = preprocessing.normalise(torch.stack([image for _, image in pairs])).to(device)
                 shares = probabilities(model, images, tta=tta).cpu()
-                result += [_named(source.name, row, classes, topk) for (source, _), row in zip(pairs, shares, strict=True)]
+                result += [
+                    _named(source.name, row, classes, topk)
+                    for (source, _), row in zip(pairs, shares, strict=True)
+                ]
     return Predictions(result, bad)
 
 
 def _named(name: str, shares: Tensor, classes: Sequence[str], topk: int) -> Prediction:
     values, numbers = shares.sort(descending=True, stable=True)
     count = max(1, min(topk, len(classes)))
-    top = tuple((classes[number], value) for number, value in zip(numbers[:count].tolist(), values[:count].tolist(), strict=True))
+    top = tuple(
+        (classes[number], value)
+        for number, value in zip(numbers[:count].tolist(), values[:count].tolist(), strict=True)
+    )
     return Prediction(name, top[0][0], top[0][1], top)

@@ -81,7 +81,9 @@ class Run:
             tta: average the probabilities with those of the mirrored picture.
         """
         if topk < 1 or batch_size < 1 or workers < 0:
-            raise UsageError(f"topk = {topk} and batch_size = {batch_size} must be at least 1, workers = {workers} 0.")
+            raise UsageError(
+                f"topk = {topk} and batch_size = {batch_size} must be at least 1, workers = {workers} 0."
+            )
         if on_bad not in ("error", "skip"):
             raise UsageError(f"on_bad = {on_bad!r}: 'error' or 'skip' is expected.")
         return predict(
@@ -150,7 +152,9 @@ def _network(spec: SavedSpec, best: Any) -> nn.Module:
     except BadCheckpoint:
         raise
     except (ConvAtlasError, TypeError, ValueError, RuntimeError) as error:
-        raise BadCheckpoint(f"{best / SPEC}: {spec.model} cannot be built with {dict(spec.options)}: {error}") from error
+        raise BadCheckpoint(
+            f"{best / SPEC}: {spec.model} cannot be built with {dict(spec.options)}: {error}"
+        ) from error
     return model.eval()
 
 
@@ -166,8 +170,7 @@ def _check(model: nn.Module, weights: dict[str, torch.Tensor], path: Any) -> Non
     for name, tensor in weights.items():
         want = expected[name]
         if tensor.shape != want.shape or tensor.dtype != want.dtype:
-            raise BadCheckpoint(
-                f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, but {want.dtype} {tuple(want.shape)} was expected."
-            )
+            found, wanted = f"{tensor.dtype} {tuple(tensor.shape)}", f"{want.dtype} {tuple(want.shape)}"
+            raise BadCheckpoint(f"{path}: {name} is {found}, but the network has {wanted}.")
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise BadCheckpoint(f"{path}: {name} holds numbers that are not finite.")

@@ -46,7 +46,9 @@ class SavedSpec:
     @staticmethod
     def from_json(value: object) -> SavedSpec:
         """Check plain values. Raises `BadCheckpoint` that names the field."""
-        fields = _fields(value, "the spec", ("format", "task", "model", "options", "classes", "preprocessing"))
+        fields = _fields(
+            value, "the spec", ("format", "task", "model", "options", "classes", "preprocessing")
+        )
         if fields["format"] != FORMAT or isinstance(fields["format"], bool):
             raise BadCheckpoint(f"format is {fields['format']!r:.80}; this version reads format {FORMAT}.")
         for name in ("task", "model"):
@@ -71,7 +73,9 @@ class SavedSpec:
         score, epoch, recipe = fields.get("score", {}), fields.get("epoch", 0), fields.get("recipe", "")
         if not isinstance(score, dict) or not _is_int(epoch) or epoch < 0 or not isinstance(recipe, str):
             raise BadCheckpoint("score, epoch or recipe is not what a run writes.")
-        return SavedSpec(fields["task"], fields["model"], options, classes, preprocessing, score, epoch, recipe)
+        return SavedSpec(
+            fields["task"], fields["model"], options, classes, preprocessing, score, epoch, recipe
+        )
 
 
 def _fields(value: object, what: str, needed: tuple[str, ...]) -> dict[str, Any]:
@@ -100,7 +104,9 @@ def _check_option(name: str, option: object) -> None:
     """Options are small plain values: a file must not be able to ask for a network without end."""
     items = cast("list[object]", option) if isinstance(option, list) else [option]
     for item in items[:1000]:
-        plain = item is None or isinstance(item, (bool, str)) or (_is_number(item) and abs(item) <= MAX_OPTION)
+        plain = (
+            item is None or isinstance(item, (bool, str)) or (_is_number(item) and abs(item) <= MAX_OPTION)
+        )
         if not plain or (isinstance(item, str) and len(item) > 1000) or len(items) > 100:
             raise BadCheckpoint(f"options: {name} is {option!r:.80}, which no network takes.")
 

@@ -22,22 +22,21 @@ def curves(metrics: Records) -> list[dict[str, Any]]:
     x_train = [line["step"] / _steps_per_epoch(train, val) for line in train]
     x_val = [line["epoch"] for line in val]
     best = max((line["epoch"] for line in val if line.get("best")), default=None)
+    x_label = "epoch" if best is None else f"epoch (kept: {best})"
     drawn: list[dict[str, Any]] = []
 
     def draw(title: str, series: list[Series], **settings: Any) -> None:
         series = [each for each in series if any(y is not None for y in each.y)]
         if series:
-            figure = line_chart(series, title=title, x_label="epoch", **settings)
+            figure = line_chart(series, title=title, x_label=x_label, mark_x=best, **settings)
             drawn.append({"title": title, "svg": Markup(svg(figure, themed=True))})  # noqa: S704 - drawn here
 
-    marked = {"mark_x": best, "mark_label": f"kept: {best}"} if best is not None else {}
     draw(
         "Loss",
         [
             Series("training", x_train, [line.get("loss") for line in train], "series-2", faint=True),
             Series("validation", x_val, [line.get("loss") for line in val], "series-1", marks=True),
         ],
-        **marked,
     )
     accuracy = [
         Series("training, top-1", x_train, [line.get("top1") for line in train], "series-2", faint=True),
@@ -46,7 +45,7 @@ def curves(metrics: Records) -> list[dict[str, Any]]:
     top5 = [line.get("top5") for line in val]
     if any(share is not None and share < 1 for share in top5):
         accuracy.append(Series("validation, top-5", x_val, top5, "series-3", faint=True))
-    draw("Accuracy", accuracy, percent=True, **marked)
+    draw("Accuracy", accuracy, percent=True)
     draw("Learning rate", [Series("learning rate", x_train, [line.get("lr") for line in train], "series-4")])
     return drawn
 
@@ -54,7 +53,9 @@ def curves(metrics: Records) -> list[dict[str, Any]]:
 def _steps_per_epoch(train: Records, val: Records) -> float:
     if val and val[-1].get("step"):
         return val[-1]["step"] / val[-1]["epoch"]
-    return max((line["step"] for line in train), default=1) / max((line["epoch"] for line in train), default=1)
+    return max((line["step"] for line in train), default=1) / max(
+        (line["epoch"] for line in train), default=1
+    )
 
 
 def learning_rate_test(found: Mapping[str, Any]) -> Markup:
@@ -63,9 +64,8 @@ def learning_rate_test(found: Mapping[str, Any]) -> Markup:
     figure = line_chart(
         [series],
         title="Learning-rate test",
-        x_label="learning rate",
+        x_label=f"learning rate (chosen: {found['suggestion']:g})",
         x_scale="log",
         mark_x=found["suggestion"],
-        mark_label=f"chosen: {found['suggestion']:g}",
     )
     return Markup(svg(figure, themed=True))  # noqa: S704 - drawn here

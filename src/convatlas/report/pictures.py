@@ -14,8 +14,8 @@ from convatlas.infer import Evaluation
 from convatlas.plots import filters, thumbnail
 from convatlas.train.recipe import Recipe
 
-SHOWN = 12  # pictures in a gallery
-AUGMENTED = 18
+SHOWN = 16  # pictures in a gallery
+AUGMENTED = 16
 SIDE = 192  # px of an embedded picture's longer side
 MOST_FILTERS = 96
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from convatlas import __version__
-from convatlas.data import Data
+from convatlas.data import Data, Preprocessing
 from convatlas.errors import BadCheckpoint
 from convatlas.files import write_durable
 from convatlas.infer import Evaluation, Run
@@ -54,9 +56,12 @@ def render(
     found = evaluations if evaluations is not None else _evaluations(folder)
     metrics, timing = folder.metrics(), folder.timing()
     shown = found.get("test") or found.get("val")
+    summary = decided.get("data") or {}
     cost = measure(run.model, (run.preprocessing.channels, *run.preprocessing.size))
     page: dict[str, Any] = {
         "name": folder.path.resolve().name,
+        "where": Path(str(decided.get("where") or summary.get("where") or "images")).name,
+        "spec": find(run.spec.model),
         "decided": decided,
         "version": __version__,
         "found": found,
@@ -69,17 +74,26 @@ def render(
         "lr_test": charts.learning_rate_test(decided["lr_finder"]) if decided.get("lr_finder") else None,
         "matrix": _matrix(shown) if shown and len(shown.classes) <= LARGEST_MATRIX else None,
         "numbers": bool(shown) and len(shown.classes) <= NUMBERS_UP_TO,
-        "pairs": shown.confused_pairs() if shown else [],
+        "pairs": _pairs(shown) if shown else [],
+        "mistake_count": len(shown.mistakes) if shown else 0,
         "baseline": _baseline(shown),
         "cost": cost,
         "cost_rows": Markup(table.html_rows(cost)),  # noqa: S704 - escaped there
         "cost_header": table.HEADER,
         "facts": table.facts(cost, find(run.spec.model)),
         "seconds": sum(line.get("seconds", 0) + line.get("validation_seconds", 0) for line in timing),
-        "images_per_second": _median([line["images_per_second"] for line in timing if "images_per_second" in line]),
+        "images_per_second": _median(
+            [line["images_per_second"] for line in timing if "images_per_second" in line]
+        ),
+        "created": _date(decided.get("created")),
+        "geometry": _geometry(run.preprocessing),
+        "harder": _harder(decided["recipe"]),
+        "machine": _machine(decided.get("machine") or {}),
+        "published": any(paper for _, _, paper in table.facts(cost, find(run.spec.model))),
         "command": shlex.join(str(part) for part in decided.get("command", [])),
-        "left_out": [vars_of(bad) for bad in data.bad[:LEFT_OUT_SHOWN]] if data else [],
+        "left_out": [_left_out(bad) for bad in data.bad[:LEFT_OUT_SHOWN]] if data else [],
         "left_out_count": len(data.bad) if data else None,
+        **_counts(summary, run.classes),
         **_pictures(folder, run, decided, data, shown),
     }
     return _template(page)
@@ -98,7 +112,7 @@ def _evaluations(folder: RunFolder) -> dict[str, Evaluation]:
     return found
 
 
-def vars_of(bad: Any) -> dict[str, str]:
+def _left_out(bad: Any) -> dict[str, str]:
     """A file that was left out."""
     return {"key": bad.key, "reason": bad.reason, "detail": bad.detail}
 
@@ -124,11 +138,86 @@ def _matrix(evaluation: Evaluation) -> list[list[tuple[int, str]]]:
         total = max(sum(row), 1)
         rows.append(
             [
-                (count, f"{'d' if k == column else 'e'}{max(1, round(9 * (count / total) ** 0.5))}" if count else "")
+                (
+                    count,
+                    f"{'d' if k == column else 'e'}{max(1, round(9 * (count / total) ** 0.5))}"
+                    if count
+                    else "",
+                )
                 for column, count in enumerate(row)
             ]
         )
     return rows
+
+
+def _pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
+    """Label, prediction, times, share of the label's images."""
+    counts = {score.name: score.count for score in evaluation.per_class}
+    return [(label, said, times, times / counts[label]) for label, said, times in evaluation.confused_pairs()]
+
+
+def _counts(summary: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """Images by class and split, for splits that have any."""
+    counts: Mapping[str, Mapping[str, int]] = summary.get("counts") or {}
+    by_split = {name: counts[name] for name in ("train", "val", "test") if sum(counts.get(name, {}).values())}
+    rows = [{"name": name, "counts": [of.get(name, 0) for of in by_split.values()]} for name in classes]
+    return {
+        "splits": list(by_split),
+        "counted": rows if by_split else [],
+        "totals": [sum(of.values()) for of in by_split.values()],
+        "few_classes": len(classes) <= 12 and sum(len(name) for name in classes) <= 90,
+        "test_count": sum(by_split.get("test", {}).values()),
+    }
+
+
+def _date(text: Any) -> str:
+    """An ISO time as "20 November 2026, 18:44 UTC"."""
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return str(text or "")
+    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".strip()
+
+
+def _geometry(preprocessing: Preprocessing) -> str:
+    """The preprocessing in a sentence."""
+    height, width = preprocessing.size
+    how = {
+        "crop": f"the shorter side to {width / preprocessing.crop_ratio:.0f} px, then the middle {width} × {height}",
+        "pad": f"shrunk or padded to {width} × {height} px, nothing cut off",
+        "squash": f"both sides to {width} × {height} px",
+    }[preprocessing.resize]
+    mean, std = (
+        ", ".join(f"{value:.3f}" for value in values) for values in (preprocessing.mean, preprocessing.std)
+    )
+    return f"{preprocessing.resize}: {how}; mean {mean}, deviation {std}"
+
+
+def _harder(recipe: Mapping[str, Any]) -> str:
+    """What makes the training loss larger than the validation loss."""
+    mixed = recipe.get("mixup") or recipe.get("cutmix")
+    augmented = (
+        mixed or recipe.get("trivial") or recipe.get("erasing") or recipe.get("crop", "none") != "none"
+    )
+    parts = ["mixed pictures" if mixed else "augmented pictures" if augmented else ""]
+    parts += [
+        "smoothed labels" if recipe.get("label_smoothing") else "",
+        "dropout" if recipe.get("dropout", 0) > 0 else "",
+    ]
+    return " with ".join(part for part in parts if part)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    """Processor, cores and memory in a line."""
+    memory = machine.get("memory_bytes")
+    parts = [
+        machine.get("processor"),
+        f"{machine['cores']} cores" if machine.get("cores") else None,
+        table.bytes_text(memory) if isinstance(memory, int) else None,
+        machine.get("accelerator") or "no accelerator",
+        machine.get("system"),
+    ]
+    return ", ".join(str(part) for part in parts if part)
 
 
 def _baseline(evaluation: Evaluation | None) -> tuple[str, float] | None:
@@ -154,7 +243,9 @@ def _pictures(
     if data is None:
         page["no_pictures"] = "The images were not at hand when this page was made, so none are shown."
     elif data.fingerprint != decided.get("fingerprint"):
-        page["no_pictures"] = "The images given when this page was made are not those of the run, so none are shown."
+        page["no_pictures"] = (
+            "The images given when this page was made are not those of the run, so none are shown."
+        )
     else:
         if shown is not None:
             split = {"train": data.train, "val": data.val, "test": data.test}[shown.split]
@@ -186,15 +277,14 @@ def _template(page: Mapping[str, Any]) -> str:
         "bytes": table.bytes_text,
         "value": value_text,
     }
-    script = environment.get_template("sort.js").render().strip()
+    script, style = (_source(name) for name in ("sort.js", "style.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("template.html.j2").render(
-        **page, script=Markup(script), script_hash=digest, style=Markup(_style(environment))  # noqa: S704 - our files
-    )
+    ours = {"script": Markup(script), "style": Markup(style)}  # noqa: S704 - files of this package
+    return environment.get_template("template.html.j2").render(**page, **ours, script_hash=digest)
 
 
-def _style(environment: Environment) -> str:
-    return environment.get_template("style.css").render()
+def _source(name: str) -> str:
+    return (resources.files("convatlas.report") / name).read_text(encoding="utf-8").strip()
 
 
 def _visible(value: Any) -> Any:
@@ -202,7 +292,8 @@ def _visible(value: Any) -> Any:
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode() for each in value
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in value
     )
 
 
