@@ -11,7 +11,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -103,6 +103,15 @@ def quantity(text: str) -> int:
         raise UsageError(f"{text!r} is not a count; write one like 500k, 25M or 25557032.") from None
 
 
+def pairs(settings: Sequence[str]) -> dict[str, str]:
+    """`--set` settings: `["lr=0.05"]` as `{"lr": "0.05"}`. Raises `UsageError`."""
+    pairs = [text.partition("=") for text in settings]
+    for (key, equals, _), text in zip(pairs, settings, strict=True):
+        if not equals or not key:
+            raise UsageError(f"--set {text!r}: KEY=VALUE is expected, e.g. --set lr=0.05.")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
 # --- streams ----------------------------------------------------------------------------------------------
 
 
@@ -141,7 +150,7 @@ def _tolerant(stream: TextIO | None, descriptor: int) -> TextIO | None:
 
 
 @contextmanager
-def streams() -> Iterator[None]:
+def streams() -> Generator[None]:
     """Within it, stdout and stderr exist, take every character and outlive their readers."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
         pass  # a descriptor that was closed by the caller would be given to the next file that is opened

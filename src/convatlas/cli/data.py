@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
 from convatlas.cli import console
 from convatlas.errors import DataError
+
+if TYPE_CHECKING:
+    from convatlas.data import Data, Preprocessing
+    from convatlas.train import Recipe
 
 WHERE = typer.Argument(
     metavar="WHERE", help="Image folder, zip or tar of one, MNIST idx folder, CSV list, or 'digits'."
@@ -45,5 +53,71 @@ def check(
         raise DataError(f"{where} is not in order.")
 
 
-def show() -> None:
-    """Draw an augmented batch."""
+class _Plan(NamedTuple):
+    """What training would decide."""
+
+    model: str
+    recipe: Recipe
+    preprocessing: Preprocessing
+
+
+def _planned(data: Data, model: str | None, recipe: str, settings: Mapping[str, str], seed: int) -> _Plan:
+    from convatlas.api import find
+    from convatlas.train import choose, start
+    from convatlas.train.recipes import prepared
+
+    name, side, _ = choose.network(data) if model is None else (model, 0, "")
+    final = prepared(recipe, data, name)[0].with_settings(settings)
+    side = final.image_size or side or start._native_size(find(name).image, data)  # pyright: ignore[reportPrivateUsage]
+    final = replace(final, image_size=side)
+    return _Plan(name, final, start._preprocessing(final, data, seed))  # pyright: ignore[reportPrivateUsage]
+
+
+def show(
+    where: Annotated[str, WHERE],
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("batch.png"),
+    model: Annotated[
+        str | None, typer.Option(help="Network whose input size counts; chosen as `train` does if absent.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="quick, or the recipe of a paper.")] = "quick",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a field of the recipe.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Images to draw.", min=1, max=256)] = 24,
+    epoch: Annotated[
+        int, typer.Option(help="Epoch to draw, from 1: each augments in its own way.", min=1)
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="As for `train`.", min=0)] = 0,
+    on_bad: Annotated[
+        Literal["error", "skip"], typer.Option(help="Files that are no good images: stop, or leave out.")
+    ] = "error",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode; chosen if absent.", min=0)
+    ] = None,
+) -> None:
+    """Draw the first augmented images of an epoch with their labels, just as training will see them."""
+    from convatlas.api import open_data
+    from convatlas.data import Batches
+    from convatlas.data.picture import picture
+    from convatlas.files import make_folder, write_durable
+
+    data = open_data(where, seed=seed, on_bad=on_bad, workers=workers)
+    planned = _planned(data, model, recipe, console.pairs(settings or ()), seed)
+    batches = Batches(
+        data.train,
+        planned.preprocessing,
+        batch_size=min(planned.recipe.batch_size, len(data.train)),
+        augment=planned.recipe.augment(),
+        seed=seed,
+        shuffle=True,
+        drop_last=True,
+        balance=planned.recipe.balance == "sampling",
+    )
+    with closing(batches), closing(batches.epoch(epoch - 1)) as all_of_it:
+        batch = next(all_of_it)
+    content = io.BytesIO()
+    picture(batch, data.classes, planned.preprocessing, most=count).save(content, "PNG")
+    make_folder(out.parent)
+    write_durable(out, content.getvalue())
+    shown = f"{min(count, len(batch))} images for {planned.model} at {planned.recipe.image_size} px"
+    console.write(f"{console.printable(out)}: {shown}, recipe {planned.recipe.name}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,17 +17,8 @@ if TYPE_CHECKING:
     from convatlas.infer import Run
 
 # Options that may stand beside --resume.
-GO_ON_WITH = (
-    "where",
-    "resume",
-    "workers",
-    "devices",
-    "accelerator",
-    "strategy",
-    "on_nan",
-    "checkpoint_steps",
-)
-GO_ON_WITH += ("as_json", "quiet")
+_GO_ON = ("where", "resume", "workers", "devices", "accelerator", "strategy", "on_nan", "checkpoint_steps")
+GO_ON_WITH = (*_GO_ON, "as_json", "quiet")
 
 
 def train(
@@ -135,7 +126,7 @@ def train(
         if resume is not None:
             run = api.resume(resume, where, observer=observer, **common)
         else:
-            fields = {**(read_toml(config) if config else {}), **_pairs(settings or ()), **given}
+            fields = {**(read_toml(config) if config else {}), **console.pairs(settings or ()), **given}
             reading = {"group_by": group_by, "on_bad": on_bad, "val_share": val_share}
             run = api.train(
                 where or "digits",
@@ -170,15 +161,6 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _pairs(settings: Sequence[str]) -> dict[str, str]:
-    """`["lr=0.05"]` as `{"lr": "0.05"}`."""
-    pairs = [text.partition("=") for text in settings]
-    for (key, equals, _), text in zip(pairs, settings, strict=True):
-        if not equals or not key:
-            raise UsageError(f"--set {text!r}: KEY=VALUE is expected, e.g. --set lr=0.05.")
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
 def _safety(stated: Mapping[str, Any], resume: Path | None) -> Any:
     """What was asked for; for a run that goes on, over what it began with."""
     from convatlas.train import RunFolder, Safety
@@ -188,7 +170,7 @@ def _safety(stated: Mapping[str, Any], resume: Path | None) -> Any:
 
 
 @contextmanager
-def _watching(*, as_json: bool, quiet: bool) -> Iterator[Any]:
+def _watching(*, as_json: bool, quiet: bool) -> Generator[Any]:
     """The view of the training that fits where the output goes."""
     from convatlas.cli import progress
     from convatlas.train import Observer
