@@ -1,0 +1,410 @@
+"""One entrance to every kind of data: `open_data(where)` gives three splits that do not leak.
+
+Roles. `train` is learnt from, `val` chooses (early stopping, best weights, tuning), `test` is looked
+at once. What the source gives is respected. Where it does not give a val split, a seeded stratified
+share of train is val; where it gives no roles at all, a seeded stratified share of everything is test.
+Near-duplicates and groups stay together wherever we do the drawing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convatlas.data import survey as surveys
+from convatlas.data.similar import components, equal, near_duplicates
+from convatlas.data.sources import SPLITS, BadFile, Item, Source, open_source
+from convatlas.data.sources.table import Table
+from convatlas.data.splits import draw
+from convatlas.errors import DataError, UsageError, did_you_mean
+
+VAL_SHARE = 0.1
+TEST_SHARE = {"digits": 0.2}  # of sources without roles; the others give a tenth
+LISTED = 10  # bad files that an error names
+
+
+class _Kept:
+    """Pixels of small images that the survey decoded; they stay in the process that made them."""
+
+    def __init__(self, pixels: dict[int, bytes]) -> None:
+        self.pixels = pixels
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"pixels": {}}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Samples of one role, sorted by key. Small to send to another process: it holds no pixels and no files.
+
+    `ids` are positions among all accepted samples; random functions know a sample by its id.
+    """
+
+    name: str
+    keys: list[str]
+    labels: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    hashes: list[str]
+    sizes: NDArray[np.int32]  # (N, 2): width, height in pixels
+    channels: int
+    _source: Source = field(repr=False)
+    _places: list[Any] = field(repr=False)
+    _kept: _Kept = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Sample `i` decoded at full size: (H, W, channels). Raises `BadImage` if the file has changed for the worse."""
+        kept = self._kept.pixels.get(int(self.ids[i]))
+        if kept is not None:
+            width, height = self.sizes[i]
+            pixels = np.frombuffer(kept, np.uint8).reshape(height, width, 3)
+            return pixels if self.channels == 3 else np.ascontiguousarray(pixels[..., :1])
+        return self._source.pixels(self._places[i], self.channels, self.keys[i])
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Split:
+        """The samples at `indices`, in that order; their ids stay what they were."""
+        rows = np.asarray(indices, np.int64).reshape(-1)
+        return Split(
+            self.name,
+            [self.keys[row] for row in rows],
+            self.labels[rows],
+            self.ids[rows],
+            [self.hashes[row] for row in rows],
+            self.sizes[rows],
+            self.channels,
+            self._source,
+            [self._places[row] for row in rows],
+            self._kept,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Three splits, the classes' names, and what was left out. `channels` is 1 where every image is grey."""
+
+    where: str
+    kind: str
+    classes: tuple[str, ...]
+    channels: int
+    train: Split
+    val: Split
+    test: Split
+    bad: tuple[BadFile, ...]
+    fingerprint: str  # SHA-256 over the accepted (key, class, split, content hash)
+    notes: tuple[str, ...]
+
+    @property
+    def splits(self) -> tuple[Split, Split, Split]:
+        """train, val, test."""
+        return self.train, self.val, self.test
+
+    def typical_side(self) -> int:
+        """The median of the images' shorter sides, in pixels."""
+        sizes = np.concatenate([split.sizes for split in self.splits])
+        return int(np.median(sizes.min(axis=1))) if len(sizes) else 0
+
+    def summary(self) -> dict[str, Any]:
+        """What a run keeps of its data, as JSON."""
+        sizes = np.concatenate([split.sizes for split in self.splits])
+        return {
+            "where": self.where,
+            "kind": self.kind,
+            "classes": list(self.classes),
+            "channels": self.channels,
+            "counts": {split.name: len(split) for split in self.splits},
+            "per_class": {split.name: class_counts(split.labels, self.classes) for split in self.splits},
+            "sizes": size_summary(sizes),
+            "bad": len(self.bad),
+            "fingerprint": self.fingerprint,
+            "notes": list(self.notes),
+        }
+
+    def samples_csv(self) -> bytes:
+        """Every accepted sample as a table with the columns key, label, split, hash."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["key", "label", "split", "hash"])
+        for split in self.splits:
+            writer.writerows(
+                (key, self.classes[label], split.name, digest)
+                for key, label, digest in zip(split.keys, split.labels, split.hashes, strict=True)
+            )
+        return text.getvalue().encode()
+
+    def seen(self, samples_csv: bytes) -> dict[str, list[str]]:
+        """Keys of this data's images that another data set's `samples_csv` holds, by the split they had there."""
+        rows = csv.DictReader(io.StringIO(samples_csv.decode()))
+        role = {row["hash"]: row["split"] for row in rows}
+        found: dict[str, list[str]] = {}
+        for split in self.splits:
+            for key, digest in zip(split.keys, split.hashes, strict=True):
+                if digest in role:
+                    found.setdefault(role[digest], []).append(key)
+        return found
+
+
+def class_counts(labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
+    """How many samples each class has."""
+    return dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
+
+
+def size_summary(sizes: NDArray[np.int32]) -> dict[str, list[int]]:
+    """Least, median and largest width and height."""
+    if not len(sizes):
+        return {"min": [0, 0], "median": [0, 0], "max": [0, 0]}
+    rows = {"min": sizes.min(axis=0), "median": np.median(sizes, axis=0), "max": sizes.max(axis=0)}
+    return {name: [int(value) for value in row] for name, row in rows.items()}
+
+
+def open_data(
+    where: str | Path = "digits",
+    *,
+    seed: int = 0,
+    val_share: float = VAL_SHARE,
+    test_share: float | None = None,
+    group_by: str | None = None,
+    on_bad: Literal["error", "skip"] = "error",
+    workers: int | None = None,
+    classes: Sequence[str] | None = None,
+    survey: surveys.Survey | None = None,
+) -> Data:
+    """Look at every sample, name the classes, and draw the splits that the source does not give.
+
+    `where`: "digits", a folder, a zip or tar, a folder of MNIST idx files, or a CSV. `group_by`: what must
+    not be torn apart: a regular expression with one group, matched on the key, or a CSV's column.
+    `classes`: the classes of a trained network; labels are positions among them, and others are refused.
+    `survey`: one that was made before.
+
+    Raises `DataError` where the data cannot be used, also for bad files unless `on_bad` is "skip": a
+    skipped file is left out and counted, never replaced by another. Raises `UsageError` for a setting
+    that makes no sense.
+
+    Examples:
+        >>> data = open_data("digits")
+        >>> len(data.train), len(data.val), len(data.test), data.channels
+        (1293, 145, 359, 1)
+    """
+    _check_shares(val_share, test_share, on_bad)
+    if survey is None:
+        survey = surveys.survey(open_source(where, group_column(group_by)), workers=workers, keep=True)
+    name, notes = os.fspath(where), list(survey.listing.notes)
+    if survey.bad and on_bad == "error":
+        raise DataError(_bad_message(name, survey.bad))
+    if not survey.items:
+        raise DataError(f"{name}: none of its {len(survey.bad)} files is an image that can be read.")
+    if survey.bad:
+        reasons = ", ".join(
+            f"{count} {reason}" for reason, count in Counter(b.reason for b in survey.bad).most_common()
+        )
+        notes.append(f"{len(survey.bad)} files were left out: {reasons}")
+    names, labels = _labels(name, survey, classes, notes)
+    roles = _Roles(survey, labels, seed, group_by, notes)
+    roles.assign(val_share, test_share)
+    return _build(name, survey, names, labels, roles.role, notes)
+
+
+def group_column(group_by: str | None) -> str:
+    """The column of a CSV that `group_by` may name."""
+    return group_by if group_by and re.fullmatch(r"\w+", group_by) else "group"
+
+
+def _check_shares(val_share: float, test_share: float | None, on_bad: str) -> None:
+    if not 0 <= val_share < 1:
+        raise UsageError(f"val_share is {val_share}; expected is a share from 0 to less than 1.")
+    if test_share is not None and not 0 <= test_share <= 1:
+        raise UsageError(f"test_share is {test_share}; expected is a share from 0 to 1.")
+    if on_bad not in ("error", "skip"):
+        raise UsageError(f"on_bad is {on_bad!r}; expected is 'error' or 'skip'.")
+
+
+def _bad_message(where: str, bad: Sequence[BadFile]) -> str:
+    lines = [
+        f"  {one.key}: {one.reason}" + (f" ({one.detail})" if one.detail else "") for one in bad[:LISTED]
+    ]
+    more = [f"  ... and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
+    return "\n".join(
+        [
+            f"{where} has {len(bad)} bad file{'s' if len(bad) > 1 else ''}:",
+            *lines,
+            *more,
+            f"`convatlas data check {where}` lists them all; `--on-bad skip` leaves them out.",
+        ]
+    )
+
+
+def _labels(
+    where: str, survey: surveys.Survey, classes: Sequence[str] | None, notes: list[str]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The classes' names in order, and each sample's position among them."""
+    found = {item.label for item in survey.items}
+    names = tuple(classes) if classes is not None else class_order(found)
+    if classes is not None and (unknown := sorted(found - set(names))):
+        near = did_you_mean(unknown[0], names)
+        shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        raise DataError(
+            f"{where} has classes that the network does not know: {shown}.{near} It knows {len(names)}: "
+            f"{', '.join(map(repr, names[:10]))}{', ...' if len(names) > 10 else ''}."
+        )
+    empty = sorted({label for _, label in survey.listing.folders} - found)
+    if empty and classes is None:
+        notes.append(f"classes without an image are left out: {', '.join(empty[:5])}")
+    position = {name: index for index, name in enumerate(names)}
+    return names, np.array([position[item.label] for item in survey.items], np.int64)
+
+
+def class_order(names: set[str]) -> tuple[str, ...]:
+    """Classes in the order of their labels: numbers by value, names by code point (as torchvision's ImageFolder).
+
+    Examples:
+        >>> class_order({"10", "9"}), class_order({"dog", "Cat"})
+        (('9', '10'), ('Cat', 'dog'))
+    """
+    if all(name.isascii() and name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+class _Roles:
+    """Which split each sample is in: as given, then drawn."""
+
+    def __init__(
+        self,
+        survey: surveys.Survey,
+        labels: NDArray[np.int64],
+        seed: int,
+        group_by: str | None,
+        notes: list[str],
+    ) -> None:
+        self.survey, self.labels, self.seed, self.notes = survey, labels, seed, notes
+        self.role = np.array([item.split for item in survey.items], dtype="U5")
+        self.groups = _groups(survey.source, survey.items, group_by)
+
+    def assign(self, val_share: float, test_share: float | None) -> None:
+        """Draw test where there are no roles or it is asked for, then val from train where it is missing."""
+        given = [split for split in SPLITS if (self.role == split).any()]
+        kind = self.survey.source.kind
+        if not given:
+            self.role[:] = "train"
+        if "test" not in given and (test_share or (test_share is None and not given)):
+            share = TEST_SHARE.get(kind, 0.1) if test_share is None else test_share
+            self._draw("test", share, keep=2 if val_share and "val" not in given else 1)
+        elif "test" in given and test_share:
+            self.notes.append("test is as the source gives it; the share that was asked for is not used")
+        if "val" not in given and val_share and (self.role == "train").any():
+            self._draw("val", val_share, keep=1)
+        self._across(given)
+
+    def _draw(self, role: str, share: float, keep: int) -> None:
+        rows = np.flatnonzero(self.role == "train")
+        hashes = [self.survey.hashes[row] for row in rows]
+        named = equal([self.groups[row] for row in rows])
+        exact = equal(hashes)
+        near = near_duplicates(self.survey.thumbs[rows])
+        units = components(len(rows), named, exact, near)
+        pick = draw(self.labels[rows], units, hashes, share=share, keep=keep, seed=self.seed, role=role)
+        if (
+            not pick.any() and len(near) and len(rows) > 1
+        ):  # one family of pictures: only equal files are kept together
+            units = components(len(rows), named, exact)
+            pick = draw(self.labels[rows], units, hashes, share=share, keep=keep, seed=self.seed, role=role)
+            self.notes.append(
+                f"nearly all images look alike, so near-duplicates may lie in both train and {role}"
+            )
+        self.role[rows[pick]] = role
+        self.notes.append(
+            f"{role} is a seeded stratified {share * 100:g} % of train ({int(pick.sum())} images)"
+        )
+        several = int((np.bincount(units) > 1).sum()) if len(units) else 0
+        if several:
+            what = "groups and near-duplicates" if any(self.groups) else "near-duplicates"
+            note = f"{several} sets of {what} were kept together"
+            if note not in self.notes:
+                self.notes.append(note)
+        missing = set(self.labels[rows].tolist()) - set(self.labels[rows[pick]].tolist())
+        if missing and share < 1:
+            self.notes.append(f"{len(missing)} classes have too few images to be in {role}")
+
+    def _across(self, given: list[str]) -> None:
+        """Say how many images that the source gives to one split are in another as well."""
+        for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
+            if a in given and b in given:
+                left = {h for h, role in zip(self.survey.hashes, self.role, strict=True) if role == a}
+                both = sum(
+                    h in left for h, role in zip(self.survey.hashes, self.role, strict=True) if role == b
+                )
+                if both:
+                    self.notes.append(f"{both} images of {b} are in {a} as well: its figures are too good")
+
+
+def _groups(source: Source, items: Sequence[Item], group_by: str | None) -> list[str]:
+    """The name of each sample's group, or nothing."""
+    if group_by is None or (isinstance(source, Table) and group_by == source.group_column):
+        groups = [item.group for item in items]
+    else:
+        try:
+            pattern = re.compile(group_by)
+        except re.error as error:
+            raise UsageError(f"group_by {group_by!r} is no regular expression: {error}.") from error
+        if pattern.groups != 1:
+            raise UsageError(
+                f"group_by {group_by!r} has {pattern.groups} groups; expected is one, as in 'patient(\\d+)'."
+            )
+        groups = [match[1] or "" if (match := pattern.search(item.key)) else "" for item in items]
+    if group_by is not None and not any(groups):
+        raise UsageError(
+            f"group_by {group_by!r} names no group; a sample's key is, for instance, {items[0].key!r}."
+        )
+    return groups
+
+
+def _build(
+    where: str,
+    survey: surveys.Survey,
+    names: tuple[str, ...],
+    labels: NDArray[np.int64],
+    role: NDArray[np.str_],
+    notes: list[str],
+) -> Data:
+    """Put the splits together and take their fingerprint."""
+    channels = 1 if bool(survey.grey.all()) else 3
+    lines = (
+        json.dumps([item.key, names[label], str(split), digest]) + "\n"
+        for item, label, split, digest in zip(survey.items, labels, role, survey.hashes, strict=True)
+    )
+    fingerprint = sha256("".join(lines).encode()).hexdigest()
+    kept = _Kept(survey.kept)
+    everything = Split(
+        "all",
+        [item.key for item in survey.items],
+        labels,
+        np.arange(len(labels), dtype=np.int64),
+        survey.hashes,
+        survey.sizes,
+        channels,
+        survey.source,
+        [item.place for item in survey.items],
+        kept,
+    )
+    train, val, test = (_named(everything.subset(np.flatnonzero(role == split)), split) for split in SPLITS)
+    bad = tuple(survey.bad)
+    return Data(where, survey.source.kind, names, channels, train, val, test, bad, fingerprint, tuple(notes))
+
+
+def _named(split: Split, name: str) -> Split:
+    from dataclasses import replace
+
+    return replace(split, name=name)

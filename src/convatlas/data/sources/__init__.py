@@ -1,0 +1,61 @@
+"""Kinds of sources, a file each; `open_source` finds out which one a path is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from convatlas.data.sources.archive import Tar, Zip, is_tar, is_zip
+from convatlas.data.sources.digits import Digits
+from convatlas.data.sources.folder import Folder
+from convatlas.data.sources.idx import Idx, idx_files
+from convatlas.data.sources.source import SPLITS, BadFile, Item, Listing, Source
+from convatlas.data.sources.table import Table
+from convatlas.errors import DataError, did_you_mean
+
+__all__ = ["SPLITS", "BadFile", "Item", "Listing", "Source", "open_source"]
+
+KINDS = "digits, a folder of images, a zip or tar of one, a folder of MNIST idx files, or a CSV (path,label)"
+
+
+def open_source(where: str | Path, group_column: str = "group") -> Source:
+    """The source at `where`. Raises `DataError` that says what was expected, and what is near.
+
+    `group_column`: the column of a CSV that tells groups apart.
+    """
+    name = os.fspath(where)
+    if name == "digits":
+        return Digits(name)
+    path = Path(name)
+    try:
+        if path.is_dir():
+            return Idx(name) if idx_files(path) else Folder(name)
+        if path.is_file():
+            return _file(name, path, group_column)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # a NUL in the name
+        raise DataError(f"{name!r} is no path: {error}.") from error
+    if os.path.lexists(path):
+        raise DataError(f"{name} is neither a folder nor a file. Data are {KINDS}.")
+    raise DataError(f"{name} does not exist.{_siblings(path)} Data are {KINDS}.")
+
+
+def _file(name: str, path: Path, group_column: str) -> Source:
+    if path.suffix.casefold() in (".csv", ".tsv"):
+        return Table(name, group_column)
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if is_zip(head):
+        return Zip(name)
+    if is_tar(head):
+        return Tar(name)
+    raise DataError(f"{name} is a file of another kind. Data are {KINDS}.")
+
+
+def _siblings(path: Path) -> str:
+    try:
+        near = [child.name for child in path.parent.iterdir()]
+    except OSError:
+        return f" Nor does {path.parent}." if not path.parent.exists() else ""
+    return did_you_mean(path.name, [*near, "digits"])

@@ -1,0 +1,143 @@
+"""What a kind of source has to say: which samples there are, and the content of each.
+
+A source is small and can be pickled: it holds where the data are, never an open file or the data
+themselves. A sample's `key` is its printable relative name, stable between machines; its `place` is
+whatever the source needs to find it again without loss.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convatlas.data.decode import decode
+from convatlas.errors import BadImage
+
+SPLITS = ("train", "val", "test")
+
+
+class BadFile(NamedTuple):
+    """A file that is left out: its key, a reason out of `decode.REASONS`, and the rest of the sentence."""
+
+    key: str
+    reason: str
+    detail: str = ""
+
+
+class Item(NamedTuple):
+    """One sample: `split` and `group` are empty where the source does not give them."""
+
+    key: str
+    label: str
+    place: Any
+    split: str = ""
+    group: str = ""
+
+
+@dataclass
+class Listing:
+    """All that a source knows without reading a picture."""
+
+    items: list[Item] = field(default_factory=list[Item])
+    bad: list[BadFile] = field(default_factory=list[BadFile])
+    notes: list[str] = field(default_factory=list[str])
+    folders: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])  # (split, class), also empty
+
+
+class Source(ABC):
+    """Where samples come from. `kind` is its name in a run; `keep` whether decoded pixels are worth keeping."""
+
+    kind: ClassVar[str]
+    encoded: ClassVar[bool] = True  # samples are image files, to be decoded
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    @abstractmethod
+    def listing(self) -> Listing:
+        """Every sample, sorted by key, and what is bad already. Raises `DataError` if there is nothing."""
+
+    @abstractmethod
+    def content(self, place: Any) -> bytes:
+        """The bytes of one sample's file. Raises `BadImage` if they cannot be read."""
+
+    def pixels(self, place: Any, channels: int, name: str = "") -> NDArray[np.uint8]:
+        """One sample, decoded: (H, W, channels). Raises `BadImage`."""
+        try:
+            content = self.content(place)
+        except BadImage as error:
+            raise BadImage(error.reason, error.detail, name) from error
+        return decode(content, channels=channels, name=name)
+
+    def pixels_of(self, content: bytes, place: Any) -> NDArray[np.uint8]:
+        """The same where the content has been read already: (H, W, 3), or (H, W, 1) of an array."""
+        del place
+        return decode(content)
+
+
+class ArraySource(Source):
+    """Samples that are arrays already: nothing is decoded, and nothing can be a bad file."""
+
+    encoded = False
+
+    @abstractmethod
+    def array(self, place: Any) -> NDArray[np.uint8]:
+        """One grey sample (H, W)."""
+
+    def content(self, place: Any) -> bytes:
+        """Shape and pixels, to be hashed."""
+        array = self.array(place)
+        return repr(array.shape).encode() + array.tobytes()
+
+    def pixels(self, place: Any, channels: int, name: str = "") -> NDArray[np.uint8]:
+        """One sample as (H, W, channels)."""
+        del name
+        return np.repeat(self.array(place)[..., None], channels, axis=2)
+
+    def pixels_of(self, content: bytes, place: Any) -> NDArray[np.uint8]:
+        """One sample as (H, W, 1)."""
+        del content
+        return self.array(place)[..., None]
+
+
+def digest(content: bytes) -> str:
+    """The hash by which samples are told apart: the first 32 digits of SHA-256."""
+    return sha256(content).hexdigest()[:32]
+
+
+def printable(name: str) -> str:
+    r"""A file's name as text that can be shown, logged and put into JSON; different names stay different.
+
+    Backslashes are doubled; bytes that are no UTF-8 and characters that do not print become escapes.
+
+    Examples:
+        >>> printable("a\nb\udcff.jpg")
+        'a\\nb\\xff.jpg'
+    """
+    if name.isprintable() and "\\" not in name:
+        return name
+    return "".join(_escape(character) for character in name)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that Python could not decode (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    if character == "\\":
+        return "\\\\"
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Names that differ only in case or in Unicode's form: some file systems cannot tell them apart."""
+    folded: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        folded.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(name)
+    return [tuple(group) for group in folded.values() if len(group) > 1]
