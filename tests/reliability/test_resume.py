@@ -1,0 +1,123 @@
+"""R2: stopped and resumed at every step of a run; the bytes are those of the run that never stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import DIGITS, assert_equal, contents
+
+from convatlas.data import Data, open_data
+from convatlas.errors import BadCheckpoint, Interrupted
+from convatlas.train import Compute, Observer, begin, resume
+
+pytestmark = pytest.mark.reliability
+
+CPU = Compute(accelerator="cpu", workers=0)
+RELEASE = os.environ.get("CONVATLAS_RELIABILITY") == "release"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "sgd, ema, mixup": {},
+    "adamw, cutmix, bf16, accumulation": {
+        "optimizer": "adamw", "lr": 2e-3, "mixup": 0.0, "cutmix": 1.0, "precision": "bf16", "accumulate": 2,
+    },
+    "adam, balanced, dropout, affine": {
+        "optimizer": "adam", "lr": 1e-3, "balance": "sampling", "affine": [10.0, 0.1, 5.0], "erasing": 0.3,
+    },
+}  # fmt: skip
+
+
+class StopAfter(Observer):
+    """Asks for the end, as a user's Ctrl-C does, after so many steps of this process."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def stepped(self, **_: Any) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return open_data("digits", seed=7)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumed_after_every_single_step(digits: Data, tmp_path: Path, variant: str) -> None:
+    epochs = 15 if RELEASE else 3
+    arguments = {
+        **DIGITS,
+        "settings": {**DIGITS["settings"], **VARIANTS[variant], "epochs": epochs},
+        "compute": CPU,
+    }
+    begin(digits, out=tmp_path / "whole", **arguments)
+    hopping, hops = tmp_path / "hopping", 0
+    with pytest.raises(Interrupted):
+        begin(digits, out=hopping, observer=StopAfter(1), **arguments)
+    while True:
+        hops += 1
+        try:
+            resume(hopping, where=digits, compute=CPU, observer=StopAfter(1))
+            break
+        except Interrupted as stop:
+            assert stop.exit_code == 130
+    assert hops == 20 * epochs  # every step ended in its own process-like session
+    assert_equal(hopping, contents(tmp_path / "whole"))
+
+
+def test_resuming_a_finished_run_changes_nothing(digits: Data, tmp_path: Path) -> None:
+    arguments = {**DIGITS, "settings": {**DIGITS["settings"], "epochs": 1}, "compute": CPU}
+    begin(digits, out=tmp_path / "run", **arguments)
+    before = contents(tmp_path / "run")
+    resume(tmp_path / "run", where=digits, compute=CPU)
+    assert_equal(tmp_path / "run", before)
+
+
+def test_a_damaged_checkpoint_is_passed_over(digits: Data, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = {**DIGITS, "settings": {**DIGITS["settings"], "epochs": 2}, "compute": CPU}
+    begin(digits, out=run, **arguments)
+    before = contents(run)
+    newest = max((run / "checkpoints").iterdir())
+    content = bytearray((newest / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (newest / "model.safetensors").write_bytes(content)
+    heard: list[str] = []
+
+    class Listener(Observer):
+        def noted(self, message: str) -> None:
+            heard.append(message)
+
+    resume(run, where=digits, compute=CPU, observer=Listener())
+    assert any(newest.name in message and "damaged" in message for message in heard)
+    assert_equal(run, before)
+
+
+def test_other_images_are_refused(digits: Data, tmp_path: Path) -> None:
+    begin(
+        digits,
+        out=tmp_path / "run",
+        **{**DIGITS, "settings": {"epochs": 1, "batch_size": 256}, "compute": CPU},
+    )
+    with pytest.raises(BadCheckpoint, match="not those"):
+        resume(tmp_path / "run", where=open_data("digits", seed=8), compute=CPU)
+
+
+def test_handlers_and_generators_are_given_back(digits: Data, tmp_path: Path) -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy())  # noqa: NPY002
+    with pytest.raises(Interrupted):
+        begin(digits, out=tmp_path / "run", observer=StopAfter(3), **{**DIGITS, "compute": CPU})
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
