@@ -276,7 +276,7 @@ def spec(request: pytest.FixtureRequest) -> Spec:
 def network(spec: Spec) -> Iterator[Classifier]:
     """One network for all clauses; a clause that changes it takes a copy."""
     torch.manual_seed(0)
-    yield build(spec)
+    return build(spec)
 
 
 @pytest.mark.parametrize("clause", CLAUSES, ids=lambda clause: clause.__name__)

@@ -1,0 +1,191 @@
+"""Counts against two oracles: the exact numbers, worked out apart from this code, and what the papers print."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+from convatlas.measure import Measurement, measure
+from convatlas.models import create_model, find, specs
+from convatlas.models.lenet import RBF
+from convatlas.models.printed import agrees, rounded
+
+# Trainable parameters.
+PARAMS = {
+    "lenet5": 61_706,
+    "lenet5_1998": 60_000,
+    "vgg11": 132_863_336,
+    "vgg11_lrn": 132_863_336,
+    "vgg13": 133_047_848,
+    "vgg16_c": 133_638_952,
+    "vgg16": 138_357_544,
+    "vgg19": 143_667_240,
+    "vgg11_bn": 132_868_840,
+    "vgg13_bn": 133_053_736,
+    "vgg16_bn": 138_365_992,
+    "vgg19_bn": 143_678_248,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "resnet50_v1": 25_557_032,
+    "resnet101_v1": 44_549_160,
+    "resnet152_v1": 60_192_808,
+    "resnet18_a": 11_515_688,
+    "resnet34_a": 21_623_848,
+    "resnet18_c": 12_043_816,
+    "resnet34_c": 22_716_840,
+    "plain18": 11_515_688,
+    "plain34": 21_623_848,
+    "resnet20_cifar": 269_722,
+    "resnet32_cifar": 464_154,
+    "resnet44_cifar": 658_586,
+    "resnet56_cifar": 853_018,
+    "resnet110_cifar": 1_727_962,
+    "resnet1202_cifar": 19_421_274,
+    "plain20_cifar": 269_722,
+    "plain32_cifar": 464_154,
+    "plain44_cifar": 658_586,
+    "plain56_cifar": 853_018,
+}
+# Multiply-adds of convolutions and linear layers at the native image size.
+MACS = {
+    "lenet5": 416_520,
+    "vgg11": 7_609_090_048,
+    "vgg11_lrn": 7_609_090_048,
+    "vgg13": 11_308_466_176,
+    "vgg16_c": 11_770_888_192,
+    "vgg16": 15_470_264_320,
+    "vgg19": 19_632_062_464,
+    "resnet18": 1_814_073_344,
+    "resnet34": 3_663_761_408,
+    "resnet50": 4_089_184_256,
+    "resnet101": 7_801_405_440,
+    "resnet152": 11_513_626_624,
+    "resnet50_v1": 3_857_973_248,
+    "resnet101_v1": 7_570_194_432,
+    "resnet152_v1": 11_282_415_616,
+}
+# Where a paper's own figure is not ours: it cut digits off where we round.
+DISAGREEMENTS = {
+    ("resnet50", "params"): ("25.5M", "25.6M"),
+    ("resnet50_v1", "macs"): ("3.8×10^9", "3.9×10^9"),
+}
+NAMES = [spec.name for spec in specs()]
+with_figure = {
+    figure: [spec.name for spec in specs() if getattr(spec.published, figure) is not None]
+    for figure in ("params", "macs", "layers")
+}
+
+
+@cache
+def measured(name: str) -> Measurement:
+    spec = find(name)
+    with torch.device("meta"):
+        network = create_model(name)
+    return measure(network, (spec.channels, spec.image, spec.image))
+
+
+def test_every_network_is_counted() -> None:
+    assert sorted(PARAMS) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_params(name: str) -> None:
+    with torch.device("meta"):
+        network = create_model(name)
+    assert sum(p.numel() for p in network.parameters() if p.requires_grad) == PARAMS[name]
+
+
+@pytest.mark.parametrize("name", MACS)
+def test_exact_macs(name: str) -> None:
+    assert measured(name).macs == MACS[name]
+
+
+@pytest.mark.parametrize("name", with_figure["params"])
+def test_printed_params(name: str) -> None:
+    compare(name, "params", PARAMS[name])
+
+
+@pytest.mark.parametrize("name", with_figure["macs"])
+def test_printed_macs(name: str) -> None:
+    compare(name, "macs", measured(name).macs)
+
+
+def compare(name: str, figure: str, ours: float) -> None:
+    printed = getattr(find(name).published, figure)
+    if (name, figure) in DISAGREEMENTS:
+        assert (printed, rounded(ours, printed)) == DISAGREEMENTS[name, figure]
+    else:
+        assert agrees(ours, printed), f"{printed} printed, {rounded(ours, printed)} ours"
+
+
+@pytest.mark.parametrize("name", with_figure["layers"])
+def test_printed_layers(name: str) -> None:
+    """Weight layers: convolutions, linear layers and the like; neither norms nor the projections of shortcuts."""
+    with torch.device("meta"):
+        modules = dict(create_model(name).named_modules())
+    weighty = [
+        path
+        for path, module in modules.items()
+        if ".shortcut" not in path
+        and (isinstance(module, RBF) or isinstance(getattr(module, "weight", None), nn.Parameter))
+        and not isinstance(module, nn.BatchNorm2d)
+    ]
+    assert len(weighty) == find(name).published.layers
+
+
+def test_printed_params_by_layer() -> None:
+    compared = 0
+    for spec in specs():
+        network = create_model(spec.name) if spec.published.params_by_layer else nn.Module()
+        for path, printed in spec.published.params_by_layer.items():
+            count = sum(p.numel() for p in network.get_submodule(path).parameters())
+            assert agrees(count, printed), f"{spec.name} {path}: {printed} printed, {count} ours"
+            compared += 1
+        if spec.published.params_by_layer:
+            assert (
+                sum(int(n.replace(",", "")) for n in spec.published.params_by_layer.values())
+                == PARAMS[spec.name]
+            )
+    assert compared == 6  # the layers of LeNet-5
+
+
+def test_errors_are_percentages_with_a_test_that_gave_them() -> None:
+    for spec in specs():
+        published = spec.published
+        errors = [published.top1_error_pct, published.top5_error_pct, published.error_pct]
+        for error in filter(None, errors):
+            assert 0 < float(error) < 100
+            assert published.test, spec.name
+        if published.top1_error_pct and published.top5_error_pct:
+            assert float(published.top5_error_pct) < float(published.top1_error_pct)
+
+
+@pytest.mark.parametrize(
+    ("ours", "printed", "same"),
+    [
+        (138_357_544, "138M", True),
+        (138_500_000, "138M", False),
+        (137_499_999, "138M", False),
+        (61_706, "60,000", False),
+        (60_000, "60,000", True),
+        (60_001, "60,000", False),
+        (1_727_962, "1.7M", True),
+        (1_750_001, "1.7M", False),
+        (11_282_415_616, "11.3×10^9", True),
+        (1.5e9, "1.5 G", True),
+    ],
+)
+def test_agreement_at_the_printed_precision(ours: float, printed: str, same: bool) -> None:
+    assert agrees(ours, printed) is same
+
+
+@pytest.mark.parametrize("printed", ["", "many", "about 60", "1.2.3M", "12T"])
+def test_text_that_is_no_figure(printed: str) -> None:
+    with pytest.raises(ValueError, match="is not a figure"):
+        agrees(1, printed)
