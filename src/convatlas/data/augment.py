@@ -181,20 +181,21 @@ class Augment:
         if self.crop == "shift" and self.shift_px:
             span = 2 * self.shift_px + 1
             by = np.floor(uniform(seed, epoch, ids, "shift", 2) * span).astype(np.int64) - self.shift_px
-            dx, dy = torch.from_numpy(by).to(images.device).unbind(1)
-            images = warp.shift(images, dx, dy, self.edge)
+            images = warp.shift(images, by, self.edge)
         if self.flip:
-            chosen = uniform(seed, epoch, ids, "flip")[:, 0] < 0.5
-            images = warp.flip(images, torch.from_numpy(chosen).to(images.device))
+            images = warp.flip(images, uniform(seed, epoch, ids, "flip")[:, 0] < 0.5)
         if self.affine is not None:
-            images = warp.bilinear(images, self._maps(images, seed, epoch, ids), self.edge)
+            maps = self._maps(*images.shape[2:], seed, epoch, ids)
+            images = warp.bilinear(images, torch.from_numpy(maps).to(images.device), self.edge)
         if self.trivial:
             images = trivial.augment(images, seed, epoch, ids)
         if self.erasing:
             images = self._erase(images, seed, epoch, ids)
         return images
 
-    def _maps(self, images: torch.Tensor, seed: int, epoch: int, ids: NDArray[np.int64]) -> torch.Tensor:
+    def _maps(
+        self, height: int, width: int, seed: int, epoch: int, ids: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
         """Turn, scale and shear about the centre: maps (N, 6) from output to input pixels."""
         assert self.affine is not None  # noqa: S101
         degrees, scaling, shear = self.affine
@@ -203,7 +204,7 @@ class Augment:
         grow = 1 / (1 + u[:, 1] * scaling)
         cos, sin = np.cos(angle) * grow, np.sin(angle) * grow
         a, b, d, e = cos, cos * tilt + sin, -sin, cos - sin * tilt
-        return warp.about_centre(np.stack([a, b, d, e], axis=1), images)
+        return warp.about_centre(np.stack([a, b, d, e], axis=1), height, width)
 
     def _erase(self, images: torch.Tensor, seed: int, epoch: int, ids: NDArray[np.int64]) -> torch.Tensor:
         """Random erasing with noise (Zhong's RE-R): a rectangle of random area, ratio and place."""

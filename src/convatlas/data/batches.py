@@ -41,20 +41,21 @@ Job = tuple[int, NDArray[np.int64]]  # epoch or FITTED, and positions in the spl
 class Batch:
     """What a network is given: N samples.
 
-    The target of sample i is its label, or, with a partner, `weight[i] y[i] + (1 - weight[i]) y[partner[i]]`.
+    The target of sample i is its label, or, where pictures are mixed, `weight[i] labels[i] + (1 - weight[i]) other[i]`
+    in the sense of one-hot vectors.
 
     Attributes:
         images: float32 (N, C, H, W), normalised.
         labels: int64 (N,).
         ids: int64 (N,), the samples' identities in the data.
-        partner: int64 (N,), indices into this batch, or None.
+        other: int64 (N,), labels of the pictures that are mixed in, or None.
         weight: float32 (N,) in [0, 1], or None.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     ids: torch.Tensor
-    partner: torch.Tensor | None = None
+    other: torch.Tensor | None = None
     weight: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -67,9 +68,20 @@ class Batch:
             images=self.images.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
             ids=self.ids.to(device, non_blocking=True),
-            partner=None if self.partner is None else self.partner.to(device, non_blocking=True),
+            other=None if self.other is None else self.other.to(device, non_blocking=True),
             weight=None if self.weight is None else self.weight.to(device, non_blocking=True),
         )
+
+    def split(self, pieces: int) -> list[Batch]:
+        """The batch in at most `pieces` parts of equal size (the last may be smaller), for accumulation."""
+        size = -(-len(self) // pieces)
+        return [
+            Batch(*(None if tensor is None else tensor[start : start + size] for tensor in self._tensors()))  # pyright: ignore[reportArgumentType]
+            for start in range(0, len(self), size)
+        ]
+
+    def _tensors(self) -> tuple[torch.Tensor | None, ...]:
+        return self.images, self.labels, self.ids, self.other, self.weight
 
 
 @dataclass(frozen=True)
@@ -237,12 +249,14 @@ class Batches:
         if self.augment is not None and len(ids):
             images = self.augment(images, self.seed, epoch, ids)
         batch = Batch(
-            images=self.preprocessing.normalise(images.contiguous(memory_format=self._layout)),
+            # in this order: floats change their layout faster than bytes do
+            images=self.preprocessing.normalise(images).contiguous(memory_format=self._layout),
             labels=torch.from_numpy(self.split.labels[positions].astype(np.int64)),
             ids=torch.from_numpy(ids.astype(np.int64)),
         )
         if self.augment is not None and self.augment.mixes and len(ids):
-            batch.images, batch.partner, batch.weight = self.augment.mix(batch.images, self.seed, epoch, step)
+            batch.images, partner, batch.weight = self.augment.mix(batch.images, self.seed, epoch, step)
+            batch.other = batch.labels[partner]
         return batch
 
     # ---- pixels: uint8 (N, C, H, W), after the crop that resamples, before everything else -------------------

@@ -171,22 +171,12 @@ class Preprocessing:
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """(x / 255 - mean) / std: uint8 (N, C, H, W) -> float32, in the memory format of `images`."""
-        # One product and one sum per pixel, on planes as large as an image: a (1, C, 1, 1) factor would be
-        # read with stride zero, which is several times slower for channels_last.
-        mean = torch.tensor(self.mean, dtype=torch.float64)
-        std = torch.tensor(self.std, dtype=torch.float64)
-        plane = (1, *images.shape[1:])
-        layout = (
-            torch.channels_last
-            if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-            else torch.contiguous_format
-        )
-
-        def planes(values: torch.Tensor) -> torch.Tensor:
-            values = values.to(images.device, torch.float32).view(1, -1, 1, 1)
-            return values.expand(plane).contiguous(memory_format=layout)
-
-        return images.to(torch.float32).mul_(planes(1 / (255 * std))).add_(planes(-mean / std))
+        mean = torch.tensor(self.mean, dtype=torch.float64).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float64).view(1, -1, 1, 1)
+        scale = (1 / (255 * std)).to(images.device, torch.float32)
+        offset = (-mean / std).to(images.device, torch.float32)
+        # product and sum apart, each rounded once: the same bits for a pixel wherever it lies in memory
+        return images.to(torch.float32).mul_(scale).add_(offset)
 
     def restore(self, images: torch.Tensor) -> torch.Tensor:
         """What `normalise` made, as uint8 (N, C, H, W) again; values outside the range are clipped."""

@@ -10,8 +10,8 @@ are Pillow's, as AutoAugment and RandAugment use them; the ranges are the table 
     equalize                      rotate          +-135 deg     contrast    1 +- 0.99
     posterize  8..2 bits          solarize        255..0        sharpness   1 +- 0.99
 
-A batch is sorted by operation, and each group is computed at once. What changes a pixel by its value alone
-(all but the geometry, colour and sharpness) is a table of 256 entries per image and channel.
+A batch is grouped by operation, and each group is computed at once, all of the geometry by one map. What
+changes a pixel by its value and its picture's histogram alone is a table of 256 entries per channel.
 """
 
 from __future__ import annotations
@@ -31,72 +31,82 @@ ROTATE_DEGREES = 135.0
 WIDEST = 0.99  # of shear and of the four enhancements
 GREY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, in the digits that torchvision uses
 
-Operation = Callable[[torch.Tensor, NDArray[np.float64]], torch.Tensor]  # images and strengths -1..1
+Strength = NDArray[np.float64]  # (n,), from -1 to 1
+Maps = NDArray[np.float64]  # (n, 6), as in `warp`
+
+
+def draw(seed: int, epoch: int, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], Strength]:
+    """Which operation (an index into `NAMES`) and how strongly (-1..1, in steps of 1/30), for each sample."""
+    u = uniform(seed, epoch, ids, "trivial", 3)
+    chosen = np.minimum((u[:, 0] * len(NAMES)).astype(np.int64), len(NAMES) - 1)
+    return chosen, np.floor(u[:, 1] * STEPS) / (STEPS - 1) * np.where(u[:, 2] < 0.5, -1.0, 1.0)
 
 
 def augment(images: torch.Tensor, seed: int, epoch: int, ids: NDArray[np.int64]) -> torch.Tensor:
     """One operation for each image: uint8 (N, 1 or 3, H, W) -> uint8, a new tensor."""
-    u = uniform(seed, epoch, ids, "trivial", 3)
-    names = tuple(OPERATIONS)
-    chosen = np.minimum((u[:, 0] * len(names)).astype(np.int64), len(names) - 1)
-    strength = np.floor(u[:, 1] * STEPS) / (STEPS - 1) * np.where(u[:, 2] < 0.5, -1.0, 1.0)
+    chosen, strength = draw(seed, epoch, ids)
     result = images.clone()
-    for number, name in enumerate(names):
-        rows = np.flatnonzero(chosen == number)
-        if len(rows) and name != "identity":
+    moved = [(np.flatnonzero(chosen == NAMES.index(name)), maps) for name, maps in GEOMETRY.items()]
+    rows = np.concatenate([rows for rows, _ in moved])
+    if len(rows):
+        maps = np.concatenate([maps(strength[rows], *images.shape[2:]) for rows, maps in moved])
+        which = torch.from_numpy(rows).to(images.device)
+        result.index_copy_(0, which, _moved(images.index_select(0, which), maps))
+    for name, operation in ENHANCEMENTS.items():
+        rows = np.flatnonzero(chosen == NAMES.index(name))
+        if len(rows):
             which = torch.from_numpy(rows).to(images.device)
-            result.index_copy_(0, which, OPERATIONS[name](images.index_select(0, which), strength[rows]))
+            result.index_copy_(0, which, operation(images.index_select(0, which), strength[rows]))
     return result
+
+
+def apply(name: str, images: torch.Tensor, strength: Strength) -> torch.Tensor:
+    """One operation, by its name, for a whole batch: uint8 (N, C, H, W), strengths (N,) from -1 to 1."""
+    if name in GEOMETRY:
+        return _moved(images, GEOMETRY[name](strength, *images.shape[2:]))
+    return images if name == "identity" else ENHANCEMENTS[name](images, strength)
 
 
 # ---- geometry: the nearest pixel, black outside -------------------------------------------------------------
 
 
-def _ones(strength: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.ones_like(strength), np.zeros_like(strength)
+def _moved(images: torch.Tensor, maps: Maps) -> torch.Tensor:
+    return warp.nearest(images, torch.from_numpy(maps).to(images.device))
 
 
-def _moved(images: torch.Tensor, *rows: NDArray[np.float64]) -> torch.Tensor:
-    return warp.nearest(images, torch.from_numpy(np.stack(rows, axis=1)).to(images.device))
+def _shear_x(strength: Strength, height: int, width: int) -> Maps:
+    """Rows slide along; the top edge stays (AutoAugment's shear holds the corner, not the centre)."""
+    one, zero, slope = np.ones_like(strength), np.zeros_like(strength), WIDEST * strength
+    return np.stack([one, slope, slope / 2, zero, one, zero], axis=1)
 
 
-def _shear_x(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
-    """Rows slide along; the top edge stays (it is the corner, not the centre, that AutoAugment holds)."""
-    one, zero = _ones(strength)
-    slope = WIDEST * strength
-    return _moved(images, one, slope, slope / 2, zero, one, zero)
-
-
-def _shear_y(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
+def _shear_y(strength: Strength, height: int, width: int) -> Maps:
     """Columns slide up or down; the left edge stays."""
-    one, zero = _ones(strength)
-    slope = WIDEST * strength
-    return _moved(images, one, zero, zero, slope, one, slope / 2)
+    one, zero, slope = np.ones_like(strength), np.zeros_like(strength), WIDEST * strength
+    return np.stack([one, zero, zero, slope, one, slope / 2], axis=1)
 
 
-def _translate_x(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
-    one, zero = _ones(strength)
-    by = np.trunc(strength * min(TRANSLATE_PX, images.shape[3]))
-    return _moved(images, one, zero, -by, zero, one, zero)
+def _translate_x(strength: Strength, height: int, width: int) -> Maps:
+    one, zero = np.ones_like(strength), np.zeros_like(strength)
+    return np.stack([one, zero, -np.trunc(strength * min(TRANSLATE_PX, width)), zero, one, zero], axis=1)
 
 
-def _translate_y(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
-    one, zero = _ones(strength)
-    by = np.trunc(strength * min(TRANSLATE_PX, images.shape[2]))
-    return _moved(images, one, zero, zero, zero, one, -by)
+def _translate_y(strength: Strength, height: int, width: int) -> Maps:
+    one, zero = np.ones_like(strength), np.zeros_like(strength)
+    return np.stack([one, zero, zero, zero, one, -np.trunc(strength * min(TRANSLATE_PX, height))], axis=1)
 
 
-def _rotate(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
+def _rotate(strength: Strength, height: int, width: int) -> Maps:
     """Counterclockwise about the centre."""
     angle = np.deg2rad(strength * ROTATE_DEGREES)
     cos, sin = np.cos(angle), np.sin(angle)
-    return warp.nearest(images, warp.about_centre(np.stack([cos, -sin, sin, cos], axis=1), images))
+    return warp.about_centre(np.stack([cos, -sin, sin, cos], axis=1), height, width)
 
 
 # ---- enhancement: x + (factor - 1) (x - dull), with a dull version of the picture for each ------------------
 
 
-def _blend(images: torch.Tensor, dull: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
+def _blend(images: torch.Tensor, dull: torch.Tensor, strength: Strength) -> torch.Tensor:
     """Factor x + (1 - factor) dull, cut off to whole grey levels, as Pillow does."""
     factor = torch.from_numpy(1 + WIDEST * strength).to(images.device, torch.float32)[:, None, None, None]
     # products and sum apart: fused, the last bit would depend on where in the vector a pixel happens to lie
@@ -112,23 +122,23 @@ def _luma(images: torch.Tensor) -> torch.Tensor:
     return (red * GREY[0]).add_(green * GREY[1]).add_(blue * GREY[2]).floor_()
 
 
-def _brightness(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
+def _brightness(images: torch.Tensor, strength: Strength) -> torch.Tensor:
     return _blend(images, torch.zeros((), device=images.device), strength)
 
 
-def _colour(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
+def _colour(images: torch.Tensor, strength: Strength) -> torch.Tensor:
     """Towards grey or away from it; a grey picture stays as it is."""
     return images if images.shape[1] == 1 else _blend(images, _luma(images), strength)
 
 
-def _contrast(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
+def _contrast(images: torch.Tensor, strength: Strength) -> torch.Tensor:
     # whole numbers: their sum is exact in whatever order it is taken
     total = _luma(images).to(torch.int64).sum(dim=(1, 2, 3), keepdim=True)
     mean = total.to(torch.float64) / (images.shape[2] * images.shape[3])
     return _blend(images, mean.float(), strength)
 
 
-def _sharpness(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
+def _sharpness(images: torch.Tensor, strength: Strength) -> torch.Tensor:
     """Away from a 3x3 mean whose centre counts five times; the border pixels stay."""
     height, width = images.shape[2:]
     if height < 3 or width < 3:
@@ -150,20 +160,20 @@ def _look_up(images: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
     return tables.gather(2, images.flatten(2).long()).view_as(images)
 
 
-def _posterize(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
+def _posterize(images: torch.Tensor, strength: Strength) -> torch.Tensor:
     """Keep the upper 8 to 2 bits."""
     bits = 8 - np.rint(np.abs(strength) * 6).astype(np.int64)
     mask = torch.from_numpy(256 - 2 ** (8 - bits)).to(images.device, torch.uint8)
     return images & mask[:, None, None, None]
 
 
-def _solarize(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
+def _solarize(images: torch.Tensor, strength: Strength) -> torch.Tensor:
     """Invert what is at least as bright as a threshold."""
     threshold = torch.from_numpy(255 * (1 - np.abs(strength))).to(images.device, torch.float32)
     return torch.where(images >= threshold[:, None, None, None], 255 - images, images)
 
 
-def _autocontrast(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
+def _autocontrast(images: torch.Tensor, strength: Strength) -> torch.Tensor:
     """Stretch each channel from its darkest and brightest pixel to 0..255."""
     low, high = images.flatten(2).aminmax(dim=2, keepdim=True)
     low, high = low.float(), high.float()
@@ -173,7 +183,7 @@ def _autocontrast(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.
     return _look_up(images, stretched.clamp_(0, 255).to(torch.uint8))
 
 
-def _equalize(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
+def _equalize(images: torch.Tensor, strength: Strength) -> torch.Tensor:
     """Spread each channel's grey levels evenly, by Pillow's rule in whole numbers."""
     count, channels, height, width = images.shape
     planes = images.flatten(0, 1).flatten(1).long()  # (N C, H W)
@@ -188,23 +198,21 @@ def _equalize(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tens
     return _look_up(images, table.view(count, channels, 256))
 
 
-def _identity(images: torch.Tensor, strength: NDArray[np.float64]) -> torch.Tensor:
-    return images
-
-
-OPERATIONS: dict[str, Operation] = {
-    "identity": _identity,
+GEOMETRY: dict[str, Callable[[Strength, int, int], Maps]] = {
+    "rotate": _rotate,
+    "shear x": _shear_x,
+    "shear y": _shear_y,
+    "translate x": _translate_x,
+    "translate y": _translate_y,
+}
+ENHANCEMENTS: dict[str, Callable[[torch.Tensor, Strength], torch.Tensor]] = {
     "autocontrast": _autocontrast,
     "equalize": _equalize,
-    "rotate": _rotate,
     "posterize": _posterize,
     "solarize": _solarize,
     "colour": _colour,
     "contrast": _contrast,
     "brightness": _brightness,
     "sharpness": _sharpness,
-    "shear x": _shear_x,
-    "shear y": _shear_y,
-    "translate x": _translate_x,
-    "translate y": _translate_y,
 }
+NAMES = ("identity", *GEOMETRY, *ENHANCEMENTS)  # the place of a name is part of what a seed means
