@@ -5,14 +5,20 @@ So Python and the shell give the same result, down to the report that lies in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 
-from convatlas.data import Data, open_data
-from convatlas.errors import DataError
+from convatlas.data import Data, Split, open_data
+from convatlas.errors import BadCheckpoint, DataError
+from convatlas.files import read_untrusted
 from convatlas.infer import Evaluation, Run
 from convatlas.measure import measure
 from convatlas.models import create_model, find, list_models
@@ -63,7 +69,8 @@ def train(
         seed: of the split, the first weights, the order and the augmentation.
         weights: a file to begin from, for `load_weights`.
         settings: fields of the recipe to replace, also as keywords: `train("photos/", epochs=5, lr=0.01)`.
-        reading: arguments of `open_data`, such as `{"group_by": r"patient(\d+)", "on_bad": "skip"}`.
+        reading: arguments of `open_data`, such as `{"group_by": r"patient(\d+)", "on_bad": "skip"}`; with `data` that
+            `open_data` gave, those that it was called with.
         compute: devices, strategy and workers.
         safety: what to do when a number is not finite, and how often to save.
         observer: is told of every step.
@@ -77,11 +84,10 @@ def train(
     compute, reading = compute or Compute(), dict(reading or {})
     if out is not None and (Path(out) / "run.json").exists():
         RunFolder.create(Path(out))  # refuses, before any image is read
-    opened = (
-        data if isinstance(data, Data) else open_data(data, seed=seed, workers=compute.workers, **reading)
-    )
+    if not isinstance(data, Data):
+        data = open_data(_absolute(data), seed=seed, workers=compute.workers, **reading)
     folder = begin(
-        opened,
+        data,
         model=model,
         recipe=recipe,
         settings={**(settings or {}), **fields},
@@ -95,7 +101,7 @@ def train(
         find_rate=find_lr,
         **reading,
     )
-    return _reported(folder, opened)
+    return _reported(folder, data)
 
 
 def resume(
@@ -112,18 +118,17 @@ def resume(
     `data` says where the images are now, if they have moved. Raises `BadCheckpoint` if the folder is no run or the
     images are not those that it was trained on.
     """
-    opened = data if isinstance(data, Data) else data_of(RunFolder.open(path), data)
-    return _reported(
-        go_on(path, where=opened, compute=compute, safety=safety, observer=observer, notify=notify), opened
-    )
+    opened = data if isinstance(data, Data) else _data_of(RunFolder.open(path), data)
+    folder = go_on(path, where=opened, compute=compute, safety=safety, observer=observer, notify=notify)
+    return _reported(folder, opened)
 
 
 def evaluate(
     run: Run, data: str | Path | Data | None = None, split: str | None = None, *, tta: bool = False
 ) -> Evaluation:
-    """How good a run is on a split of its own data, or of others with the same classes; kept in its folder.
+    """How good a run is on a split of its own images, or of others with the same classes; kept in its folder.
 
-    The report is brought up to date with what its own data gave.
+    The report is brought up to date with what its own images gave.
 
     Args:
         run: what `train` or `Run.load` gave.
@@ -134,38 +139,51 @@ def evaluate(
     Raises:
         DataError: the split has no images, or has classes that the network does not know.
     """
-    opened = data if isinstance(data, Data) else data_of(run.folder, data, run.classes)
+    opened = data if isinstance(data, Data) else images_for(run, data)
     own = opened.fingerprint == run.folder.read_run()["fingerprint"]
     if split is None:
         split = "test" if own or len(opened.test) else "all"
-    chosen = (
-        opened.all
-        if split == "all"
-        else {part.name: part for part in (opened.train, opened.val, opened.test)}[split]
-    )
+    chosen = _everything(opened) if split == "all" else {part.name: part for part in opened.splits}[split]
     if not len(chosen):
         raise DataError(
             f"{opened.where} has no {split} images. Choose others with --split, or name a folder that has some."
         )
     evaluation = run.evaluate(chosen, split_name=split, tta=tta, fingerprint=opened.fingerprint)
     if is_first_process():
-        name = split if own else f"{split}-of-{opened.fingerprint[:12]}"
+        name = split if own else f"{split}-{opened.fingerprint[:12]}"
         run.folder.write_evaluation(name, evaluation.to_json())
         if own:
             write_report(run.folder, opened)
     return evaluation
 
 
-def data_of(folder: RunFolder, where: str | Path | None = None, classes: Sequence[str] | None = None) -> Data:
-    """The images of a run, split as they were; from `where` if given. Raises `DataError` if they are gone."""
-    decided = folder.read_run()
-    return open_data(
-        decided["where"] if where is None else where,
-        seed=decided["seed"],
-        workers=decided.get("workers"),
-        classes=classes,
-        **decided["reading"],
+def images_for(run: Run, where: str | Path | None = None) -> Data:
+    """A run's own images in the splits they had, from `where` they are now; or other ones, just as they are given.
+
+    Of other images nothing is drawn: test is what they call test. Raises `DataError`, also for unknown classes.
+    """
+    decided = run.folder.read_run()
+    if where is None or _absolute(where) == decided["where"]:
+        return _data_of(run.folder)
+    other = open_data(
+        _absolute(where),
+        val_share=0,
+        test_share=0,
+        on_bad=decided["reading"].get("on_bad", "error"),
+        workers=decided["workers"],
+        classes=run.classes,
     )
+    trained_on = [row["hash"] for row in csv.DictReader(io.StringIO(samples_of(run.folder).decode()))]
+    hashes = [digest for part in other.splits for digest in part.hashes]
+    return _data_of(run.folder, where) if sorted(hashes) == sorted(trained_on) else other
+
+
+def samples_of(folder: RunFolder) -> bytes:
+    """samples.csv of a run. Raises `BadCheckpoint` if it is gone."""
+    try:
+        return read_untrusted(folder.path / "samples.csv", max_bytes=2**32)
+    except DataError as error:
+        raise BadCheckpoint(str(error)) from error
 
 
 def is_first_process() -> bool:
@@ -173,12 +191,37 @@ def is_first_process() -> bool:
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
 
 
+def _data_of(folder: RunFolder, where: str | Path | None = None) -> Data:
+    """The images of a run, split as they were; from `where` if given."""
+    decided = folder.read_run()
+    source = decided["where"] if where is None else _absolute(where)
+    return open_data(source, seed=decided["seed"], workers=decided["workers"], **decided["reading"])
+
+
+def _absolute(where: str | Path) -> str:
+    """The same place from every working directory; the built-in data are a name."""
+    return "digits" if where == "digits" else os.path.abspath(where)
+
+
+def _everything(data: Data) -> Split:
+    """All samples, whatever their role, by id."""
+    parts = data.splits
+    order = np.argsort(np.concatenate([part.ids for part in parts]), kind="stable")
+    joined = {
+        name: [item for part in parts for item in getattr(part, name)]
+        for name in ("keys", "hashes", "_places")
+    }
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "ids", "sizes")
+    }
+    return replace(data.train, name="all", **joined, **arrays).subset(order)
+
+
 def _reported(folder: RunFolder, data: Data) -> Run:
     """The run with its best weights, evaluated on val, and its report."""
     run = Run.load(folder.path)
     if is_first_process():
-        folder.write_evaluation(
-            "val", run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint).to_json()
-        )
+        evaluation = run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint)
+        folder.write_evaluation("val", evaluation.to_json())
         write_report(folder, data)
     return run

@@ -32,7 +32,12 @@ def evaluate(
     from convatlas import api
 
     loaded = api.Run.load(run)
-    evaluation = api.evaluate(loaded, where, split, tta=tta).to_json()
+    data = api.images_for(loaded, where)
+    evaluation = api.evaluate(loaded, data, split, tta=tta).to_json()
+    own = data.fingerprint == loaded.folder.read_run()["fingerprint"]
+    known = {} if own else data.seen(api.samples_of(loaded.folder))
+    for role in known.keys() & {"train", "val"}:
+        console.say(f"{len(known[role])} of the images at {data.where} are {role} images of this run")
     if as_json:
         console.write_json(evaluation)
         return
@@ -45,7 +50,8 @@ def evaluate(
     ]
     if len(rows) <= 30:
         console.show(console.table(("class", "images", "precision %", "recall %", "F1 %"), rows))
-    console.write(f"report   {console.printable(loaded.folder.report_path)}\n")
+    if own:
+        console.write(f"report   {console.printable(loaded.folder.report_path)}\n")
 
 
 def _percent(share: float | None) -> str:

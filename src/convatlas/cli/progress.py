@@ -73,7 +73,7 @@ class Watch(Observer):
         """One line for an epoch that has been validated."""
         best = "  best so far" if record.get("best") else ""
         return (
-            f"epoch {int(record['epoch']) + 1}/{self.epochs}  train loss {self.loss:.3f}  "
+            f"epoch {record['epoch']}/{self.epochs}  train loss {self.loss:.3f}  "
             f"val loss {record['loss']:.3f}  val top-1 {100 * record['top1']:.2f} %{best}"
         )
 
@@ -91,7 +91,7 @@ class Lines(Watch):
         if time.monotonic() - self.said >= LINE_SECONDS:
             self.said = time.monotonic()
             console.write(
-                f"epoch {epoch + 1}/{self.epochs}  step {step}/{self.steps}  loss {self.loss:.3f}  lr {lr:.2g}  "
+                f"epoch {epoch}/{self.epochs}  step {step}/{self.steps}  loss {self.loss:.3f}  lr {lr:.2g}  "
                 f"{self.images_per_second:,.0f} images/s  {clock(self.seconds_left)} left\n"
             )
 
@@ -163,12 +163,12 @@ class Bars(Watch):
     def stepped(self, *, step: int, epoch: int, loss: float, lr: float, images: int) -> None:
         """Move the bar."""
         super().stepped(step=step, epoch=epoch, loss=loss, lr=lr, images=images)
-        done = step - epoch * self.per_epoch
-        self.progress.update(self.bar, completed=done, description=f"epoch {epoch + 1}/{self.epochs}")
+        done = step - (epoch - 1) * self.per_epoch
+        self.progress.update(self.bar, completed=done, description=f"epoch {epoch}/{self.epochs}")
 
     def evaluating(self, *, epoch: int) -> None:
         """Say what takes the time."""
-        self.progress.update(self.bar, description=f"epoch {epoch + 1}/{self.epochs}, validation")
+        self.progress.update(self.bar, description=f"epoch {epoch}/{self.epochs}, validation")
 
     def evaluated(self, record: Mapping[str, Any]) -> None:
         """Leave a line for the epoch."""

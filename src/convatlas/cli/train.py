@@ -199,7 +199,8 @@ def _announce(decided: Mapping[str, Any]) -> None:
     facts = [
         ("data", data_line(decided["where"], data)),
         *(("", note) for note in data["notes"]),
-        ("network", f"{decided['model']}, " + (decided["choice"] or "as asked for")),
+        ("network", decided["model"]),
+        *([("", decided["choice"])] if decided["choice"] else []),
         ("recipe", f"{decided['recipe_name']}: {_recipe_line(recipe)}"),
         *(("", note) for note in decided["notes"]),
         ("run", decided["path"]),
@@ -240,15 +241,15 @@ def _conclude(run: Run, *, as_json: bool) -> None:
         )
         return
     if val:
-        console.write(f"{accuracy(val)}; these images chose the weights (epoch {run.spec.epoch})\n")
+        console.write(f"{accuracy(val)}; they chose the weights (epoch {run.spec.epoch})\n")
     console.write(f"report   {console.printable(folder.report_path)}\n")
     console.write(f"test     convatlas eval {console.printable(folder.path)}\n")
 
 
 def accuracy(evaluation: Mapping[str, Any]) -> str:
-    """A rate with its interval and its split: "val accuracy 98.60 % (95 % interval 95.0 to 99.6 %, 143 images)"."""
+    """A rate with its interval and its split: "accuracy on val: 98.60 % (95 % interval 95.0 to 99.6 %, 143 images)"."""
     low, high = (100 * bound for bound in evaluation["top1_interval"])
     return (
-        f"{evaluation['split']} accuracy {100 * evaluation['top1']:.2f} % "
+        f"accuracy on {evaluation['split']}: {100 * evaluation['top1']:.2f} % "
         f"(95 % interval {low:.1f} to {high:.1f} %, {evaluation['count']:,} images)"
     )
