@@ -15,7 +15,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -67,7 +67,7 @@ class Split:
         return len(self.keys)
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Sample `i` decoded at full size: (H, W, channels). Raises `BadImage` if the file has changed for the worse."""
+        """Sample `i` decoded at full size: (H, W, channels). Raises `BadImage` if the file has changed."""
         kept = self._kept.pixels.get(int(self.ids[i]))
         if kept is not None:
             width, height = self.sizes[i]
@@ -139,10 +139,8 @@ class Data:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["key", "label", "split", "hash"])
         for split in self.splits:
-            writer.writerows(
-                (key, self.classes[label], split.name, digest)
-                for key, label, digest in zip(split.keys, split.labels, split.hashes, strict=True)
-            )
+            names = [self.classes[label] for label in split.labels]
+            writer.writerows(zip(split.keys, names, [split.name] * len(split), split.hashes, strict=True))
         return text.getvalue().encode()
 
     def seen(self, samples_csv: bytes) -> dict[str, list[str]]:
@@ -313,7 +311,7 @@ class _Roles:
         hashes = [self.survey.hashes[row] for row in rows]
         named = equal([self.groups[row] for row in rows])
         exact = equal(hashes)
-        near = near_duplicates(self.survey.thumbs[rows])
+        near = near_duplicates(self.survey.thumbs[rows], self.survey.sizes[rows])
         units = components(len(rows), named, exact, near)
         pick = draw(self.labels[rows], units, hashes, share=share, keep=keep, seed=self.seed, role=role)
         if (
@@ -399,12 +397,8 @@ def _build(
         [item.place for item in survey.items],
         kept,
     )
-    train, val, test = (_named(everything.subset(np.flatnonzero(role == split)), split) for split in SPLITS)
+    train, val, test = (
+        replace(everything.subset(np.flatnonzero(role == split)), name=split) for split in SPLITS
+    )
     bad = tuple(survey.bad)
     return Data(where, survey.source.kind, names, channels, train, val, test, bad, fingerprint, tuple(notes))
-
-
-def _named(split: Split, name: str) -> Split:
-    from dataclasses import replace
-
-    return replace(split, name=name)

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -227,7 +227,7 @@ _threads = 0
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Silence the warnings of Pillow's modules, and of no other, for the length of one decode."""
     global _threads
     with _lock:

@@ -9,6 +9,7 @@ names move none.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -40,32 +41,37 @@ def draw(
     if share >= 1:
         return ~chosen
     members = _members(units)
-    classes = int(labels.max()) + 1
-    counts = [np.bincount(labels[rows], minlength=classes) for rows in members]
-    left = np.sum([count > 0 for count in counts], axis=0)  # units of each class that are not chosen
-    number = np.bincount(labels, minlength=classes)
-    target = np.floor(number * share + 0.5).astype(np.int64)
-    target[(number >= VAL_FROM) & (target == 0)] = 1
-    short = target.copy()
+    counts: list[Counter[int]] = [Counter(_list(labels[rows])) for rows in members]  # class -> images
+    left = Counter(label for count in counts for label in count)  # units of each class that are not chosen
+    number = Counter(_list(labels))
+    target = {label: _rounded(count, share) for label, count in number.items()}
+    short = dict(target)
     order = sorted(range(len(members)), key=lambda unit: _rank(seed, role, hashes, members[unit]))
 
     def take(unit: int) -> None:
         chosen[members[unit]] = True
-        short[:] -= counts[unit]
-        left[:] -= counts[unit] > 0
+        for label, count in counts[unit].items():
+            short[label] -= count
+            left[label] -= 1
 
     def allowed(unit: int) -> bool:
-        return bool((left[counts[unit] > 0] > keep).all())
+        return all(left[label] > keep for label in counts[unit])
 
     for unit in order:
-        fits = int(np.minimum(counts[unit], np.maximum(short, 0)).sum())
-        if 2 * fits >= len(members[unit]) and fits and allowed(unit):
+        fits = sum(min(count, max(short[label], 0)) for label, count in counts[unit].items())
+        if fits and 2 * fits >= len(members[unit]) and allowed(unit):
             take(unit)
-    for label in np.flatnonzero((short == target) & (target > 0)):  # nothing was small enough for this class
-        candidates = [unit for unit in order if counts[unit][label] and allowed(unit)]
-        if candidates:
-            take(min(candidates, key=lambda unit: len(members[unit])))
+    for label in sorted(target):
+        if target[label] and short[label] == target[label]:  # no unit was small enough for this class
+            candidates = [unit for unit in order if label in counts[unit] and allowed(unit)]
+            if candidates:
+                take(min(candidates, key=lambda unit: len(members[unit])))
     return chosen
+
+
+def _rounded(count: int, share: float) -> int:
+    """A share of a class in whole images: rounded half up, at least 1 of `VAL_FROM`."""
+    return max(math.floor(count * share + 0.5), int(count >= VAL_FROM))
 
 
 def _members(units: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -76,6 +82,11 @@ def _members(units: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 def _rank(seed: int, role: str, hashes: Sequence[str], rows: NDArray[np.int64]) -> tuple[float, str]:
     """Where a unit stands in the order: a number in [0, 1) that seed, role and content give it."""
-    name = min(hashes[row] for row in rows)
+    name = min([hashes[row] for row in _list(rows)])
     bits = blake2b(f"{seed} {role} {name}".encode(), digest_size=8).digest()
     return math.ldexp(int.from_bytes(bits, "little") >> 11, -53), name
+
+
+def _list(values: NDArray[np.int64]) -> list[int]:
+    listed: list[int] = values.tolist()
+    return listed

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from convatlas.data.decode import is_grey
-from convatlas.data.sources.source import BadFile, Item, Listing, Source, digest
+from convatlas.data.decode import decode, is_grey
+from convatlas.data.sources.source import ArraySource, BadFile, Item, Listing, Source, digest
 from convatlas.errors import BadImage, DataError
 
 THUMB = 16  # pixels a side
@@ -33,6 +33,7 @@ SMALL = 64  # px; images up to this side may be kept decoded
 FEW = 400  # files that are not worth starting processes for
 MAX_WORKERS = 8
 _CHUNK = 48  # files a message
+_ARRAYS = 4096  # arrays shrunk at once
 _CHUNK_SECONDS = 120.0
 _FILE_SECONDS = 30.0
 _WORKER_BYTES = 3 * 2**30  # address space of a worker
@@ -87,7 +88,10 @@ def survey(source: Source, *, workers: int | None = None, keep: bool = False) ->
     count = _worker_count(workers, len(items), source)
     found: list[Seen | None] = [None] * len(items)
     bad, kept = list(listing.bad), dict[int, bytes]()
-    results = _parallel(source, items, count, keep) if count else _serial(source, items, keep)
+    if isinstance(source, ArraySource):
+        results = _arrays(source, items)
+    else:
+        results = _parallel(source, items, count, keep) if count else _serial(source, items, keep)
     for position, result in results:
         if isinstance(result, Failed):
             bad.append(BadFile(items[position].key, *result))
@@ -117,17 +121,14 @@ def look(source: Source, item: tuple[Any, str], keep: bool) -> Seen | Failed:
     place, key = item
     try:
         content = source.content(place)
-        pixels = source.pixels_of(content, place)
+        pixels = decode(content)
     except BadImage as error:
         return Failed(error.reason, error.detail)
     except Exception as error:  # one file must not end the survey of the others
         return Failed("decoder failed", f"{key}: {type(error).__name__}: {error}"[:200])
     height, width, _ = pixels.shape
     grey = is_grey(pixels)
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    thumb = picture.resize((THUMB, THUMB), Image.Resampling.BILINEAR, reducing_gap=4.0)
-    if pixels.shape[2] == 1:
-        thumb = thumb.convert("RGB")
+    thumb = Image.fromarray(pixels).resize((THUMB, THUMB), Image.Resampling.BILINEAR, reducing_gap=4.0)
     small = pixels.tobytes() if keep and max(height, width) <= SMALL else None
     return Seen(digest(content), width, height, grey, thumb.tobytes(), small)
 
@@ -135,6 +136,28 @@ def look(source: Source, item: tuple[Any, str], keep: bool) -> Seen | Failed:
 def _serial(source: Source, items: Sequence[Item], keep: bool) -> Iterator[tuple[int, Seen | Failed]]:
     for position, item in enumerate(items):
         yield position, look(source, (item.place, item.key), keep)
+
+
+def _arrays(source: ArraySource, items: Sequence[Item]) -> Iterator[tuple[int, Seen]]:
+    """The same for arrays of one size each, many at once."""
+    for start in range(0, len(items), _ARRAYS):
+        some = items[start : start + _ARRAYS]
+        arrays = [source.array(item.place) for item in some]
+        shapes = {array.shape for array in arrays}
+        for shape in sorted(shapes):
+            rows = [row for row, array in enumerate(arrays) if array.shape == shape]
+            down, across = (_resampling(length) for length in shape)
+            shrunk = down @ np.stack([arrays[row] for row in rows]).astype(np.float32) @ across.T
+            thumbs = np.repeat(np.rint(shrunk).clip(0, 255).astype(np.uint8)[..., None], 3, axis=3)
+            for row, thumb in zip(rows, thumbs, strict=True):
+                hashed = digest(source.content(some[row].place))
+                yield start + row, Seen(hashed, shape[1], shape[0], True, thumb.tobytes(), None)
+
+
+def _resampling(length: int) -> NDArray[np.float32]:
+    """Pillow's antialiased bilinear filter from `length` to `THUMB` pixels as a matrix (THUMB, length)."""
+    impulses = Image.fromarray(np.eye(length, dtype=np.float32))
+    return np.asarray(impulses.resize((length, THUMB), Image.Resampling.BILINEAR))
 
 
 def _kept_bytes() -> int:

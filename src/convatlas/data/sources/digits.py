@@ -5,7 +5,9 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +17,8 @@ from convatlas.data.sources.source import ArraySource, Item, Listing
 
 @cache
 def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
+    datasets: Any = importlib.import_module("sklearn.datasets")  # partly typed
+    images, labels = datasets.load_digits(return_X_y=True)
     grey = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # printed in 17 levels
     return grey, labels.astype(np.int64)
 

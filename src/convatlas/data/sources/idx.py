@@ -80,6 +80,10 @@ class Idx(ArraySource):
 
     kind = "idx"
 
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self._loaded: dict[str, NDArray[np.uint8]] = {}
+
     def _split(self, split: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         path = idx_files(Path(self.where)).get((split, "images"))
         return _pair(self.where, split, path.stat().st_mtime_ns if path else 0)
@@ -96,19 +100,10 @@ class Idx(ArraySource):
 
     def array(self, place: tuple[str, int]) -> NDArray[np.uint8]:
         """One image (H, W)."""
-        return self._arrays[place[0]][place[1]]
-
-    @property
-    def _arrays(self) -> dict[str, NDArray[np.uint8]]:
-        loaded: dict[str, NDArray[np.uint8]] | None = self.__dict__.get("_loaded")
-        if loaded is None:
-            loaded = {
-                split: self._split(split)[0]
-                for split, part in idx_files(Path(self.where))
-                if part == "images"
-            }
-            self.__dict__["_loaded"] = loaded
-        return loaded
+        split, row = place
+        if split not in self._loaded:
+            self._loaded[split] = self._split(split)[0]
+        return self._loaded[split][row]
 
     def __getstate__(self) -> dict[str, object]:
-        return {"where": self.where}  # another process reads the files itself
+        return {"where": self.where, "_loaded": {}}  # another process reads the files itself

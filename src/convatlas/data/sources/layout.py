@@ -24,7 +24,8 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 IMAGE_SUFFIXES = (
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"]
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
 _JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "icon\r"}
 _MAX_DEPTH = 64
@@ -39,7 +40,7 @@ def is_junk(name: str) -> bool:
 
 def looks_like_image(name: str) -> bool:
     """Whether a name ends like an image's. Only used for files outside class folders and for folders."""
-    return name.casefold().endswith(tuple(IMAGE_SUFFIXES))
+    return name.casefold().endswith(IMAGE_SUFFIXES)
 
 
 def arrange(
@@ -56,7 +57,7 @@ def arrange(
     dirs |= {parts for parts in folders if not any(map(is_junk, parts))}
     skip = _wrapping(kept, dirs)
     wrapper = next((parts for parts in dirs if len(parts) == skip), ())
-    dirs = {parts[skip:] for parts in dirs if len(parts) > skip}
+    dirs: set[Parts] = {parts[skip:] for parts in dirs if len(parts) > skip}
     tops = {parts[0] for parts in dirs}
     splits = {top: SPLIT_NAMES[top.casefold()] for top in tops if _is_split(top, dirs)}
     depth = 2 if splits else 1

@@ -76,11 +76,6 @@ class Source(ABC):
             raise BadImage(error.reason, error.detail, name) from error
         return decode(content, channels=channels, name=name)
 
-    def pixels_of(self, content: bytes, place: Any) -> NDArray[np.uint8]:
-        """The same where the content has been read already: (H, W, 3), or (H, W, 1) of an array."""
-        del place
-        return decode(content)
-
 
 class ArraySource(Source):
     """Samples that are arrays already: nothing is decoded, and nothing can be a bad file."""
@@ -100,11 +95,6 @@ class ArraySource(Source):
         """One sample as (H, W, channels)."""
         del name
         return np.repeat(self.array(place)[..., None], channels, axis=2)
-
-    def pixels_of(self, content: bytes, place: Any) -> NDArray[np.uint8]:
-        """One sample as (H, W, 1)."""
-        del content
-        return self.array(place)[..., None]
 
 
 def digest(content: bytes) -> str:
