@@ -55,7 +55,7 @@ def test_views_and_tied_weights(tmp_path: Path) -> None:
 
 def test_whole_modules_are_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "w.pt")
-    with pytest.raises(BadCheckpoint, match="WeightsUnpickler|Unsupported"):
+    with pytest.raises(BadCheckpoint, match=r"asks for torch\.nn\.modules\.linear\.Linear.*state_dict alone"):
         read_foreign(tmp_path / "w.pt")
 
 
@@ -73,7 +73,7 @@ def test_other_content_is_refused(content: object, tmp_path: Path) -> None:
 def test_a_tensor_that_claims_a_terabyte_breaks_the_memory_limit(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(2**38)}, tmp_path / "w.pt")
     assert (tmp_path / "w.pt").stat().st_size < 10_000
-    with pytest.raises(BadCheckpoint, match="not a checkpoint that can be read safely"):
+    with pytest.raises(BadCheckpoint, match="asks for more memory than"):
         read_foreign(tmp_path / "w.pt")
 
 
@@ -96,7 +96,7 @@ def test_compressed_zeros_break_the_memory_limit(tmp_path: Path) -> None:
             else:
                 bomb.writestr(name, content)
     assert (tmp_path / "w.pt").stat().st_size < 2**20
-    with pytest.raises(BadCheckpoint, match="not a checkpoint that can be read safely"):
+    with pytest.raises(BadCheckpoint, match="asks for more memory than"):
         read_foreign(tmp_path / "w.pt")
 
 

@@ -7,6 +7,8 @@ refuses, and leaves with exit code 1.
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import resource
 import sys
 from typing import Any, cast
@@ -61,10 +63,21 @@ def named(content: Any) -> dict[str, Any]:
     return entries
 
 
+def reason(error: BaseException, limit: int) -> str:
+    """Why the file is refused. PyTorch's own text would advise to load it without protection."""
+    if isinstance(error, pickle.UnpicklingError):
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it asks for {wanted[1]}" if wanted else "it is no pickle of plain tensors"
+        return f"{what}, and only plain tensors are read; have its author save the state_dict alone."
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return f"it asks for more memory than the {limit:,} bytes that its size allows."
+    return f"{type(error).__name__}: {error}"
+
+
 if __name__ == "__main__":
     try:
         main(sys.argv[1], int(sys.argv[2]))
     except (Exception, SystemExit) as error:  # whatever it is, the parent refuses the file
-        print(f"{type(error).__name__}: {error}"[:2000])  # noqa: T201 - the answer to the parent
+        print(reason(error, int(sys.argv[2]))[:2000])  # noqa: T201 - the answer to the parent
         sys.stdout.flush()
         os._exit(1)
