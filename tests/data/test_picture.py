@@ -19,9 +19,9 @@ def batch(count: int, prepare: Preprocessing, mixed: float | None = None) -> tup
         0, 256, (count, prepare.channels, *prepare.size), dtype=torch.uint8, generator=generator
     )
     labels = torch.arange(count) % len(CLASSES)
-    partner = None if mixed is None else torch.arange(count).roll(-1)
+    other = None if mixed is None else labels.roll(-1)
     weight = None if mixed is None else torch.full((count,), mixed)
-    return Batch(prepare.normalise(pixels), labels, torch.arange(count), partner, weight), pixels
+    return Batch(prepare.normalise(pixels), labels, torch.arange(count), other, weight), pixels
 
 
 @pytest.mark.parametrize("channels", [1, 3])

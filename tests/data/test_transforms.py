@@ -153,7 +153,7 @@ def test_grey_becomes_three_equal_channels_and_colour_its_luma() -> None:
 def test_normalise_and_back(channels: int, layout: torch.memory_format) -> None:
     prepare = Preprocessing((6, 5), "crop", channels, (0.1, 0.5, 0.9)[:channels], (0.2, 0.3, 0.4)[:channels])
     images = torch.randint(0, 256, (7, channels, 6, 5), dtype=torch.uint8, generator=torch.manual_seed(0))
-    ours = prepare.normalise(images.contiguous(memory_format=layout))
+    ours = prepare.normalise(images, layout)
     mean = np.array(prepare.mean)[:, None, None]
     expected = (images.numpy() / 255 - mean) / np.array(prepare.std)[:, None, None]
     assert ours.dtype == torch.float32
@@ -167,7 +167,10 @@ def test_normalising_is_the_same_alone_and_in_a_batch() -> None:
     images = torch.randint(0, 256, (13, 3, 9, 7), dtype=torch.uint8, generator=torch.manual_seed(0))
     alone = torch.cat([prepare.normalise(image[None]) for image in images])
     assert torch.equal(prepare.normalise(images), alone)
-    assert torch.equal(prepare.normalise(images.contiguous(memory_format=torch.channels_last)), alone)
+    assert torch.equal(prepare.normalise(images, torch.channels_last), alone)
+    large = torch.randint(0, 256, (5, 3, 300, 301), dtype=torch.uint8, generator=torch.manual_seed(0))
+    alone = torch.cat([prepare.normalise(image[None]) for image in large])
+    assert torch.equal(prepare.normalise(large, torch.channels_last), alone)
 
 
 def test_a_box_is_cut_out_of_the_whole_picture() -> None:

@@ -185,7 +185,8 @@ class Augment:
         if self.flip:
             images = warp.flip(images, uniform(seed, epoch, ids, "flip")[:, 0] < 0.5)
         if self.affine is not None:
-            maps = self._maps(*images.shape[2:], seed, epoch, ids)
+            height, width = images.shape[2:]
+            maps = self._maps(height, width, seed, epoch, ids)
             images = warp.bilinear(images, torch.from_numpy(maps).to(images.device), self.edge)
         if self.trivial:
             images = trivial.augment(images, seed, epoch, ids)

@@ -249,8 +249,7 @@ class Batches:
         if self.augment is not None and len(ids):
             images = self.augment(images, self.seed, epoch, ids)
         batch = Batch(
-            # in this order: floats change their layout faster than bytes do
-            images=self.preprocessing.normalise(images).contiguous(memory_format=self._layout),
+            images=self.preprocessing.normalise(images, self._layout),
             labels=torch.from_numpy(self.split.labels[positions].astype(np.int64)),
             ids=torch.from_numpy(ids.astype(np.int64)),
         )

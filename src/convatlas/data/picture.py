@@ -30,7 +30,7 @@ def picture(
     """
     count = min(len(batch), most)
     columns = max(min(columns, count), 1)
-    lines = 2 if batch.partner is not None else 1
+    lines = 2 if batch.other is not None else 1
     height, width = _shown(preprocessing.size)
     cell_w, cell_h = max(width, CELL_PX), height + lines * LINE_PX + 4
     rows = math.ceil(count / columns)
@@ -57,9 +57,9 @@ def picture(
 def label(batch: Batch, i: int, classes: Sequence[str]) -> tuple[str, ...]:
     """What sample `i` is called: ("cat",), or for a mixture of two classes ("cat 70 %", "+ dog 30 %")."""
     first = _name(classes, int(batch.labels[i]))
-    if batch.partner is None or batch.weight is None:
+    if batch.other is None or batch.weight is None:
         return (first,)
-    second = _name(classes, int(batch.labels[int(batch.partner[i])]))
+    second = _name(classes, int(batch.other[i]))
     share = round(100 * float(batch.weight[i]))
     if first == second or share == 100:
         return (first,)

@@ -169,8 +169,10 @@ def _posterize(images: torch.Tensor, strength: Strength) -> torch.Tensor:
 
 def _solarize(images: torch.Tensor, strength: Strength) -> torch.Tensor:
     """Invert what is at least as bright as a threshold."""
-    threshold = torch.from_numpy(255 * (1 - np.abs(strength))).to(images.device, torch.float32)
-    return torch.where(images >= threshold[:, None, None, None], 255 - images, images)
+    threshold = np.ceil(255 * (1 - np.abs(strength)) - 1e-6)  # less a hair: 68.00000000000001 is 68
+    values = np.arange(256)
+    tables = np.where(values >= threshold[:, None], 255 - values, values).astype(np.uint8)
+    return _look_up(images, torch.from_numpy(tables).to(images.device)[:, None])
 
 
 def _autocontrast(images: torch.Tensor, strength: Strength) -> torch.Tensor:

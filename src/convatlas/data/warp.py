@@ -70,29 +70,30 @@ def _gather(images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 def _source(maps: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each output pixel is read: x and y, float64 (N, H, W), from maps (N, 6)."""
-    y = torch.arange(size[0], dtype=torch.float64, device=maps.device)[:, None]
-    x = torch.arange(size[1], dtype=torch.float64, device=maps.device)[None, :]
-    a, b, c, d, e, f = (maps[:, i, None, None] for i in range(6))
-    return (a * x + b * y) + c, (d * x + e * y) + f
+    """Where each output pixel is read: x and y, float32 (N, H, W), from maps (N, 6)."""
+    y = torch.arange(size[0], dtype=torch.float32, device=maps.device)[:, None]
+    x = torch.arange(size[1], dtype=torch.float32, device=maps.device)[None, :]
+    a, b, c, d, e, f = (maps.float()[:, i, None, None] for i in range(6))
+    return a * x + (b * y + c), d * x + (e * y + f)
 
 
 def nearest(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Affine maps, float64 (N, 6), with the nearest pixel and zeros outside: uint8 (N, C, H, W)."""
+    """Affine maps (N, 6) with the nearest pixel and zeros outside: uint8 (N, C, H, W)."""
     height, width = images.shape[2:]
-    x, y = (axis.round().long() for axis in _source(maps, (height, width)))
+    x, y = (axis.round_() for axis in _source(maps, (height, width)))
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(1)
-    return _gather(images, index) * inside[:, None]
+    rows, columns = y.clamp_(0, height - 1).to(torch.int32), x.clamp_(0, width - 1).to(torch.int32)
+    index = rows.mul_(width).add_(columns).flatten(1).long()
+    return _gather(images, index).mul_(inside[:, None])
 
 
 def bilinear(
     images: torch.Tensor, maps: torch.Tensor, edge: Edge = "zero", size: tuple[int, int] | None = None
 ) -> torch.Tensor:
-    """Affine maps, float64 (N, 6), bilinear: uint8 (N, C, H, W) -> uint8 (N, C, *size)."""
+    """Affine maps (N, 6), bilinear: uint8 (N, C, H, W) -> uint8 (N, C, *size)."""
     height, width = images.shape[2:]
     x, y = _source(maps, size or (height, width))
-    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1).float()
+    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), dim=-1)
     padding = "zeros" if edge == "zero" else "reflection"
     moved = functional.grid_sample(images.float(), grid, "bilinear", padding, align_corners=False)
     return moved.round_().clamp_(0, 255).to(torch.uint8)
