@@ -139,8 +139,9 @@ class Data:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["key", "label", "split", "hash"])
         for split in self.splits:
-            names = [self.classes[label] for label in split.labels]
-            writer.writerows(zip(split.keys, names, [split.name] * len(split), split.hashes, strict=True))
+            labels: list[int] = split.labels.tolist()
+            names = [self.classes[label] for label in labels]
+            writer.writerows(zip(split.keys, names, [split.name] * len(names), split.hashes, strict=True))
         return text.getvalue().encode()
 
     def seen(self, samples_csv: bytes) -> dict[str, list[str]]:

@@ -65,16 +65,17 @@ def arrange(
     outside, ignored = list[str](), Counter[str]()
     for parts, place in kept:
         key = "/".join(map(printable, parts))
-        inner = parts[skip:]
-        if splits and parts[:skip] == wrapper and len(inner) > 1 and inner[0] not in splits:
-            ignored[inner[0]] += 1
-        elif len(inner) <= depth or parts[:skip] != wrapper:
+        inner = parts[skip:] if parts[:skip] == wrapper else ()
+        top = inner[0] if len(inner) > 1 else ""
+        if splits and top and top not in splits:
+            ignored[top] += 1
+        elif len(inner) <= depth:
             if looks_like_image(parts[-1]):
                 listing.bad.append(BadFile(key, "outside a class folder"))
             else:
                 outside.append(key)
         else:
-            split = splits[inner[0]] if splits else ""
+            split = splits[top] if splits else ""
             listing.items.append(Item(key, printable(inner[depth - 1]), place, split))
     listing.folders = {
         (splits[parts[0]] if splits else "", printable(parts[depth - 1]))
