@@ -54,8 +54,9 @@ def imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[int
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if called in {"import_module", "__import__"} and node.args:
                 name = node.args[0]
-                literal = isinstance(name, ast.Constant) and isinstance(name.value, str)
-                if not literal:
+                if is_own_member(name) and is_package:
+                    continue
+                if not (isinstance(name, ast.Constant) and isinstance(name.value, str)):
                     yield node.lineno, "?"
                 elif name.value.startswith("."):
                     dots = len(name.value) - len(name.value.lstrip("."))
@@ -63,6 +64,17 @@ def imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[tuple[int
                     yield node.lineno, absolute(relative, module, is_package)
                 else:
                     yield node.lineno, name.value
+
+
+def is_own_member(name: ast.expr) -> bool:
+    """Whether it is `f"{__name__}.{...}"`: whatever is filled in, a package stays in itself."""
+    match name:
+        case ast.JoinedStr(
+            [ast.FormattedValue(ast.Name("__name__")), ast.Constant("."), ast.FormattedValue()]
+        ):
+            return True
+        case _:
+            return False
 
 
 def violations(root: Path) -> list[str]:
@@ -128,6 +140,9 @@ def test_every_file_is_read() -> None:
         ("data/check.py", "import_module('..infer', __package__)", "data may not import infer"),
         ("data/check.py", "__import__('convatlas.infer')", "data may not import infer"),
         ("data/check.py", "import_module(name)", "cannot be read"),
+        ("data/check.py", "import_module(f'{__name__}.{x}')", "cannot be read"),
+        ("data/__init__.py", "import_module(f'{__package__}.{x}')", "cannot be read"),
+        ("data/__init__.py", "import_module(f'{__name__}.{x}')", None),
         ("data/check.py", "from convatlas.models import find", "do not know each other"),
         ("models/vgg.py", "from convatlas.data import Split", "models may not import data"),
         ("data/check.py", "from convatlas import list_models", "import the room that holds it"),

@@ -136,11 +136,10 @@ class _Pipe(io.FileIO):
 
 def _tolerant(stream: TextIO | None, descriptor: int) -> TextIO | None:
     """The same stream through `_Pipe`, or itself where it is not this process's own descriptor."""
-    if not isinstance(stream, io.TextIOWrapper) or not isinstance(
-        getattr(stream.buffer, "raw", None), io.FileIO
-    ):
+    if not isinstance(stream, io.TextIOWrapper):
         return stream
-    if stream.fileno() != descriptor:
+    file = getattr(stream.buffer, "raw", stream.buffer)  # no buffer between them under PYTHONUNBUFFERED
+    if not isinstance(file, io.FileIO) or file.fileno() != descriptor:
         return stream
     stream.flush()
     raw = _Pipe(descriptor, "w", closefd=False)
