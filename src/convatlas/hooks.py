@@ -6,18 +6,19 @@ can be forgotten on a network that belongs to somebody else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 Enter = Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], None]
 Leave = Callable[[str, nn.Module, Any], None]
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+def eval_mode(model: nn.Module) -> Generator[nn.Module, None, None]:
     """`model` in evaluation mode; afterwards every module has the mode that it had, each its own."""
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -28,12 +29,12 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def watched(model: nn.Module, enter: Enter, leave: Leave) -> Iterator[None]:
+def watched(model: nn.Module, enter: Enter, leave: Leave) -> Generator[None, None, None]:
     """Call `enter(name, module, args, kwargs)` before and `leave(name, module, output)` after every module's call.
 
     A module that hangs in the network twice is reported by its first name, once per call.
     """
-    handles = []
+    handles: list[RemovableHandle] = []
     try:
         for name, module in model.named_modules():
 
@@ -52,7 +53,7 @@ def watched(model: nn.Module, enter: Enter, leave: Leave) -> Iterator[None]:
 
 
 @contextmanager
-def capture(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def capture(model: nn.Module, names: Sequence[str]) -> Generator[dict[str, Tensor], None, None]:
     """A dictionary that holds, after each forward pass, the last output of the modules of those names.
 
     Raises `KeyError` with the name that the network does not have.
@@ -67,7 +68,7 @@ def capture(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
     """
     modules = dict(model.named_modules())
     outputs: dict[str, Tensor] = {}
-    handles = []
+    handles: list[RemovableHandle] = []
     try:
         for name in names:
 

@@ -1,4 +1,4 @@
-"""The few drawing primitives that reports, labs and finders share: line charts, tiles of pictures, their files.
+"""The few drawing primitives that reports, labs and finders share: line charts, thumbnails, filters.
 
 Figures are made with matplotlib's objects, never with pyplot, whose state belongs to the whole process.
 The same figure gives the same bytes: SVG without a date and with fixed identifiers. Colours are roles
@@ -34,7 +34,7 @@ COLOURS = {
     "series-3": "#2e8b57",
     "series-4": "#8a4fbf",
 }
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "convatlas",
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
     "font.family": "DejaVu Sans",  # comes with matplotlib: measures the same everywhere
@@ -214,19 +214,3 @@ def filters(weight: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     peak = np.abs(weight).max(axis=(1, 2, 3), keepdims=True)
     scaled = 127.5 + 127.5 * weight / np.maximum(peak, 1e-12)
     return np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1)
-
-
-def tiles(images: NDArray[np.uint8], columns: int, gap: int = 2, fill: int = 255) -> NDArray[np.uint8]:
-    """Pictures (N, H, W, C) side by side, row by row: (rows (H + gap) - gap, columns (W + gap) - gap, C).
-
-    Examples:
-        >>> tiles(np.zeros((5, 8, 8, 1), np.uint8), columns=3).shape
-        (18, 28, 1)
-    """
-    count, height, width, channels = images.shape
-    rows = math.ceil(count / columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), fill, np.uint8)
-    for number, image in enumerate(images):
-        top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = image
-    return sheet

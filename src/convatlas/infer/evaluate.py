@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from convatlas.errors import BadCheckpoint
 
 FORMAT = 1
+_LEAST = float(np.finfo(np.float32).tiny)  # a probability that is stored as 0 was at most this
 _Z95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
@@ -160,8 +160,8 @@ def _from_fields(fields: dict[str, Any]) -> Evaluation:
     )
 
 
-def _check(made: Evaluation) -> None:
-    """Shapes and sums that belong together."""
+def _check(made: Any) -> None:
+    """Types, shapes and sums that belong together; nothing is taken for granted of a file."""
     size, count = len(made.per_class), made.count
     lists = (made.keys, made.labels, made.predicted, made.probability_of_label, made.probability_of_predicted)
     rates = (made.top1, made.top5, *made.top1_interval)
@@ -186,7 +186,7 @@ def _check(made: Evaluation) -> None:
         raise BadCheckpoint(f"the evaluation does not hold together: {', '.join(wrong)}.")
 
 
-def _shares(score: ClassScore) -> bool:
+def _shares(score: Any) -> bool:
     values = (score.precision, score.recall, score.f1)
     return all(value is None or (isinstance(value, (int, float)) and 0 <= value <= 1) for value in values)
 
@@ -200,7 +200,6 @@ class Tally:
     def __init__(self, classes: Sequence[str], device: torch.device | str = "cpu") -> None:
         size = len(classes)
         self.classes = tuple(classes)
-        self.loss = MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(device)
         self.top5 = MulticlassAccuracy(size, top_k=min(5, size), average="micro", validate_args=False).to(
             device
         )
@@ -212,7 +211,6 @@ class Tally:
         """One batch: softmax (n, K) and labels (n,)."""
         predicted = probabilities.argmax(1)
         own = probabilities.gather(1, labels[:, None])[:, 0]
-        self.loss.update(-own.double().clamp(min=torch.finfo(own.dtype).tiny).log())
         if len(self.classes) > 1:
             self.top5.update(probabilities, labels)
         self.confusion.update(predicted, labels)
@@ -225,13 +223,14 @@ class Tally:
         labels, predicted, own, surest = (
             torch.cat(column).numpy() for column in zip(*self.columns, strict=True)
         )
-        confusion = self.confusion.compute().cpu().numpy().astype(np.int64)
+        size = len(self.classes)
+        confusion = self.confusion.compute().cpu().numpy().astype(np.int64).reshape(size, size)
         hits, count = int(np.trace(confusion)), len(labels)
-        several = len(self.classes) > 1
+        several = size > 1
         return Evaluation(
             split=split,
             count=count,
-            loss=float(self.loss.compute()),
+            loss=float(-np.log(np.maximum(own.astype(np.float64), _LEAST)).mean()),
             top1=hits / count,
             top5=round(float(self.top5.compute()) * count) / count if several else 1.0,  # from 32 bits
             top1_interval=wilson(hits, count),

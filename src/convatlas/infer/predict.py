@@ -66,7 +66,7 @@ class Source:
 def sources(images: Any) -> list[Source]:
     """Every picture that `images` means: a path, folder (searched below), glob pattern, PIL image, array, or a list.
 
-    Within a folder only files with an image's suffix count; a file that is named itself is always tried.
+    In folders and patterns only files with an image's suffix count; a file that is named itself is always tried.
     Raises `DataError` if a path does not exist, or a folder or pattern holds no picture.
     """
     found = list(_sources(images))
@@ -109,19 +109,23 @@ def _paths(text: str) -> list[Path]:
         return [path]
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
     found = [each for match in matches for each in (_below(match) if match.is_dir() else [match])]
-    if not found:
-        raise DataError(f"no file matches {text!r}.")
-    return list(dict.fromkeys(found))  # a pattern such as ** names a folder and what is in it
+    pictures = list(dict.fromkeys(filter(_is_named_as_picture, found)))  # ** names a folder and what is in it
+    if not pictures:
+        raise DataError(f"no picture matches {text!r}.")
+    return pictures
 
 
 def _below(folder: Path) -> list[Path]:
-    """Pictures in a folder and its folders, sorted; links to folders are not followed."""
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+    """Pictures in a folder and its folders, sorted; hidden folders are left out, links to folders not followed."""
     found: list[Path] = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in sorted(files) if Path(name).suffix.lower() in suffixes]
+        found += filter(_is_named_as_picture, (Path(parent, name) for name in sorted(files)))
     return found
+
+
+def _is_named_as_picture(path: Path) -> bool:
+    return Image.registered_extensions().get(path.suffix.lower()) in FORMATS
 
 
 # --- loading ------------------------------------------------------------------------------------------
@@ -223,9 +227,6 @@ def predict(
 
 def _named(name: str, shares: Tensor, classes: Sequence[str], topk: int) -> Prediction:
     values, numbers = shares.sort(descending=True, stable=True)
-    count = max(1, min(topk, len(classes)))
-    top = tuple(
-        (classes[number], value)
-        for number, value in zip(numbers[:count].tolist(), values[:count].tolist(), strict=True)
-    )
+    ranked: list[tuple[int, float]] = list(zip(numbers.tolist(), values.tolist(), strict=True))
+    top = tuple((classes[number], share) for number, share in ranked[: min(topk, len(classes))])
     return Prediction(name, top[0][0], top[0][1], top)

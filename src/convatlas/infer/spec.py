@@ -49,7 +49,7 @@ class SavedSpec:
         fields = _fields(
             value, "the spec", ("format", "task", "model", "options", "classes", "preprocessing")
         )
-        if fields["format"] != FORMAT or isinstance(fields["format"], bool):
+        if type(fields["format"]) is not int or fields["format"] != FORMAT:
             raise BadCheckpoint(f"format is {fields['format']!r:.80}; this version reads format {FORMAT}.")
         for name in ("task", "model"):
             if not isinstance(fields[name], str):
@@ -100,9 +100,9 @@ def _classes(value: object) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def _check_option(name: str, option: object) -> None:
+def _check_option(name: str, option: Any) -> None:
     """Options are small plain values: a file must not be able to ask for a network without end."""
-    items = cast("list[object]", option) if isinstance(option, list) else [option]
+    items = cast("list[Any]", option) if isinstance(option, list) else [option]
     for item in items[:1000]:
         plain = (
             item is None or isinstance(item, (bool, str)) or (_is_number(item) and abs(item) <= MAX_OPTION)

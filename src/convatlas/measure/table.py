@@ -69,7 +69,7 @@ def _cells(row: Row) -> list[str]:
 def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str, str, str]]:
     """What, measured here, and as the paper printed it ("" where it did not): the head of a description."""
     published = spec.published if spec is not None else None
-    figures = [
+    figures: list[tuple[str, str, str | None]] = [
         ("input", shape_text(measurement.input_shape), ""),
         ("parameters", f"{measurement.params:,}", published and published.params),
         ("MACs", f"{measurement.macs:,}", published and published.macs),
@@ -79,7 +79,7 @@ def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str,
     if published is not None:
         test = f" ({published.test})" if published.test else ""
         figures += [
-            ("weight layers", "", published.layers and str(published.layers)),
+            ("weight layers", "", str(published.layers or "")),
             (f"error{test}", "", published.error_pct and f"{published.error_pct} %"),
             (f"top-1 error{test}", "", published.top1_error_pct and f"{published.top1_error_pct} %"),
             (f"top-5 error{test}", "", published.top5_error_pct and f"{published.top5_error_pct} %"),

@@ -75,9 +75,9 @@ def augmented(data: Data, recipe: Recipe, preprocessing: Preprocessing, seed: in
     for number, image in enumerate(images):
         src, sharp = thumbnail(np.ascontiguousarray(image), SIDE)
         names = [(data.classes[int(batch.labels[number])], 1.0)]
-        if batch.partner is not None and batch.weight is not None:
+        if batch.other is not None and batch.weight is not None:
             weight = float(batch.weight[number])
-            other = data.classes[int(batch.labels[batch.partner[number]])]
+            other = data.classes[int(batch.other[number])]
             if weight < 1 and other != names[0][0]:
                 names = sorted([(names[0][0], weight), (other, 1 - weight)], key=lambda pair: -pair[1])
         shown.append({"src": src, "sharp": sharp, "names": names})

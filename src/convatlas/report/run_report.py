@@ -70,6 +70,9 @@ def render(
         "epochs_run": max((line["epoch"] for line in metrics if line.get("kind") == "val"), default=0),
         "weights_kind": next((line.get("weights") for line in metrics if line.get("best")), "model"),
         "recipe_changes": _changes(decided),
+        "all_settings": {
+            name: value for name, value in decided["recipe"].items() if name not in ("name", "source")
+        },
         "curves": charts.curves(metrics),
         "lr_test": charts.learning_rate_test(decided["lr_finder"]) if decided.get("lr_finder") else None,
         "matrix": _matrix(shown) if shown and len(shown.classes) <= LARGEST_MATRIX else None,
@@ -158,7 +161,7 @@ def _pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
 
 def _counts(summary: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     """Images by class and split, for splits that have any."""
-    counts: Mapping[str, Mapping[str, int]] = summary.get("counts") or {}
+    counts: Mapping[str, Mapping[str, int]] = summary.get("per_class") or {}
     by_split = {name: counts[name] for name in ("train", "val", "test") if sum(counts.get(name, {}).values())}
     rows = [{"name": name, "counts": [of.get(name, 0) for of in by_split.values()]} for name in classes]
     return {
@@ -298,18 +301,18 @@ def _visible(value: Any) -> Any:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """0.9812 as "98.1 %"; a dash for None. Never rounded up to 100 or down to 0.
+    r"""0.9812 as "98.1 %", with a space that does not break; a dash for None. Never rounded up to 100 or down to 0.
 
     Examples:
         >>> percent(0.98123), percent(0.99996), percent(1.0), percent(None)
-        ('98.1 %', '99.9 %', '100 %', '–')
+        ('98.1\xa0%', '99.9\xa0%', '100\xa0%', '–')
     """
     if share is None:
         return "–"
     if share in (0, 1):
-        return f"{share:.0%}".replace("%", " %")
+        return f"{100 * share:.0f}\xa0%"
     step = 10.0**-digits
-    return f"{min(max(100 * share, step), 100 - step):.{digits}f} %"
+    return f"{min(max(100 * share, step), 100 - step):.{digits}f}\xa0%"
 
 
 def duration(seconds: float) -> str:
