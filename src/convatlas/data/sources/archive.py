@@ -45,7 +45,7 @@ _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOF
 
 
 class Member(NamedTuple):
-    """One file of an archive: name, where its bytes (or its zip header) start, and their number."""
+    """One entry of an archive; `place` is None for a folder."""
 
     name: str
     place: Any
@@ -159,11 +159,12 @@ class Zip(_Archive):
             )
         for info in infos:
             mode = info.external_attr >> 16
-            name = info.orig_filename.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+            name = info.orig_filename  # not `filename`, which ends at the first NUL
             if name.endswith(("/", "\\")):
                 yield Member(name, None)
                 continue
-            yield Member(name, tuple(_ZipPlace(info)), _zip_fault(info, mode))
+            place = (info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
+            yield Member(name, place, _zip_fault(info, mode))
 
     def content(self, place: Any) -> bytes:
         """Inflate one member and check its checksum."""
@@ -185,10 +186,6 @@ class Zip(_Archive):
         if zlib.crc32(content) != crc:
             raise BadImage("damaged", "checksum in the archive")
         return content
-
-
-def _ZipPlace(info: zipfile.ZipInfo) -> tuple[int, int, int, int, int]:  # noqa: N802
-    return info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC
 
 
 def _zip_fault(info: zipfile.ZipInfo, mode: int) -> tuple[str, str] | None:
@@ -255,6 +252,8 @@ class Tar(_Archive):
     def _members(self) -> Iterator[Member]:
         path = self._path()
         _count_blocks(self.where, path)
+        if any(_last_block(path)):  # a tar cut between two members would look whole
+            raise DataError(f"{self.where} ends too early: it has no end mark.")
         with tarfile.open(path, "r:", errorlevel=0) as archive:
             for info in archive:
                 place = (info.offset_data, info.size)
@@ -296,6 +295,12 @@ def _count_blocks(where: str, path: str) -> None:
             except ValueError:  # a base-256 number: `tarfile` reads on from here
                 return
             at += _BLOCK + (size + _BLOCK - 1) // _BLOCK * _BLOCK
+
+
+def _last_block(path: str) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - _BLOCK))
+        return file.read(_BLOCK)
 
 
 def _plain_tar(where: str) -> str:
