@@ -73,7 +73,7 @@ def tarred(pickled: bytes) -> bytes:
     memory = io.BytesIO()
     with tarfile.open(fileobj=memory, mode="w") as archive:
         for path in ("storages", "tensors", "pickle"):
-            content = pickled if path == "pickle" else pickle.dumps(0, 2)
+            content = pickled if path == "pickle" else pickle.dumps(0, 2) + pickle.dumps([], 2)
             member = tarfile.TarInfo(path)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -122,7 +122,10 @@ def gadgets(canary: Callable[[str], Path]) -> list[Gadget]:
         return call(call(name("builtins", "getattr"), made, push("touch")))
 
     partial = call(name("functools", "partial"), name("builtins", "print"))
-    rebuilt = b"(" + name("posix", "system") + b"(" + shell("setstate") + b"t}Ntb"
+    # What the safe reader does not know, so that a careful program falls back on the other one.
+    unknown = b"]" + call(name("numpy.random", "RandomState")) + b"a"
+    rebuilt = b"(" + name("posix", "system") + b"(" + shell("build") + b"t}Ntb"
+    timer = name("time", "time")
     stack_global = push("posix") + push("system") + b"\x93"
     pickle_within = whole(system("nested load"))
     return [
@@ -138,10 +141,7 @@ def gadgets(canary: Callable[[str], Path]) -> list[Gadget]:
         Gadget("open", whole(call(name("io", "open"), path_of("open"), push("w")))),
         Gadget("pathlib", whole(touch("pathlib"))),
         Gadget("build", whole(call(partial + rebuilt))),
-        Gadget(
-            "runpy",
-            whole(call(name("timeit", "timeit"), code("runpy"), push("pass"), name("time", "time"), push(1))),
-        ),
+        Gadget("timeit", whole(call(name("timeit", "timeit"), code("timeit"), push("pass"), timer, push(1)))),
         Gadget(
             "spawn",
             whole(call(name("os", "spawnlp"), push(0), push("touch"), push("touch"), path_of("spawn"))),
@@ -161,21 +161,7 @@ def gadgets(canary: Callable[[str], Path]) -> list[Gadget]:
         Gadget("legacy, first", legacy(whole(system("legacy, first")), pickle.dumps({}, 2))),
         Gadget("legacy, object", legacy(b"", whole(system("legacy, object"))), fires="torch"),
         Gadget("tar", tarred(whole(system("tar"))), ".tar", fires="torch"),
-        Gadget(
-            "fallback: fails in the safe reader, so that a careful program tries the other one",
-            zipped(
-                whole(
-                    b"]"
-                    + call(name("numpy.random", "RandomState"))
-                    + b"a"
-                    + system(
-                        "fallback: fails in the safe reader, so that a careful program tries the other one"
-                    )
-                    + b"a"
-                )
-            ),
-            fires="torch",
-        ),
+        Gadget("fallback", zipped(whole(unknown + system("fallback") + b"a")), fires="torch"),
         Gadget(
             "allowed function, forbidden argument",
             zipped(

@@ -65,7 +65,7 @@ def named(content: Any) -> dict[str, Any]:
 
 def reason(error: BaseException, limit: int) -> str:
     """Why the file is refused. PyTorch's own text would advise to load it without protection."""
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it asks for {wanted[1]}" if wanted else "it is no pickle of plain tensors"
         return f"{what}, and only plain tensors are read; have its author save the state_dict alone."
