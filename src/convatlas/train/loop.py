@@ -95,7 +95,7 @@ class Loop:
         Raises `Interrupted` after a signal (with a checkpoint written), `NumericError` when a number is
         not finite and the policy is to stop, `ResourceError` when the disk refuses.
         """
-        with preserved(), listening() as stop:
+        with preserved(), listening() as stop, closing(self.train_batches), closing(self.val_batches):
             self._restore()
             with self._logs():
                 self.observer.started(

@@ -76,9 +76,8 @@ class Classification(Task):
         logits = model(batch.images)
         smoothing = self._recipe.label_smoothing
         loss = self._weighed(self._each(logits, batch.labels, smoothing), batch.labels)
-        if batch.partner is not None and batch.weight is not None:
-            labels = batch.labels[batch.partner]
-            other = self._weighed(self._each(logits, labels, smoothing), labels)
+        if batch.other is not None and batch.weight is not None:
+            other = self._weighed(self._each(logits, batch.other, smoothing), batch.other)
             loss = batch.weight * loss + (1 - batch.weight) * other
         return {self._recipe.loss: loss.mean()}
 

@@ -43,7 +43,7 @@ def adapt(recipe: Recipe, data: Data, model: str) -> tuple[Recipe, list[str]]:
     epochs = min(max(round(LOOKS / max(count, 1)), 10), 60)
     batch_size = 2 ** min(max(round(log2(max(count, 1) / 40)), 4), 7)
     recipe = replace(recipe, epochs=epochs, batch_size=batch_size)
-    notes = [f"{epochs} epochs in batches of {batch_size}, for {count:,} training images"]
+    notes: list[str] = []
     if data.channels == 1 and data.typical_side() <= SMALL:
         notes.append(
             "small grey images: shifted, turned and scaled a little, never mirrored (a mirrored 2 is no 2)"
