@@ -27,7 +27,7 @@ Crop = Literal["none", "shift", "resized", "scale-jitter"]
 
 RESIZED_ATTEMPTS = 10  # of Inception's crop, before it falls back to the centre
 JITTER_CROP = 224  # px: the crop that the numbers of `scale_jitter` are meant for
-ERASED_AREA = (0.02, 0.4)  # Zhong et al., section 5.1: s_l and s_h
+ERASED_AREA = (0.02, 0.4)  # Zhong et al.: s_l and s_h of the experiments on CIFAR
 ERASED_RATIO = (0.3, 1 / 0.3)  # r_1 and r_2
 ERASING_ATTEMPTS = 10
 _NOISE_BYTES = 1 << 20

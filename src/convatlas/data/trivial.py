@@ -2,8 +2,8 @@
 
 Müller & Hutter, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation" (2021): an operation
 is drawn uniformly from a list and a strength uniformly from its range; nothing is tuned. The operations
-are Pillow's, as AutoAugment and RandAugment use them; the ranges are the table of the paper's wide space
-(appendix, table 7), each cut into 31 steps as in the authors' code.
+are Pillow's, as AutoAugment and RandAugment use them; the ranges are the paper's wide ones, in the 31 steps of
+the authors' code.
 
     identity                      shear x, y      +-0.99        brightness  1 +- 0.99
     autocontrast                  translate x, y  +-32 px       colour      1 +- 0.99
