@@ -29,6 +29,7 @@ from convatlas.data.sources.source import ArraySource, BadFile, Item, Listing, S
 from convatlas.errors import BadImage, DataError
 
 THUMB = 16  # pixels a side
+_THUMB_FROM = 1024  # px of the shorter side are enough to shrink from
 SMALL = 64  # px; images up to this side may be kept decoded
 FEW = 400  # files that are not worth starting processes for
 MAX_WORKERS = 8
@@ -128,7 +129,10 @@ def look(source: Source, item: tuple[Any, str], keep: bool) -> Seen | Failed:
         return Failed("decoder failed", f"{key}: {type(error).__name__}: {error}"[:200])
     height, width, _ = pixels.shape
     grey = is_grey(pixels)
-    thumb = Image.fromarray(pixels).resize((THUMB, THUMB), Image.Resampling.BILINEAR, reducing_gap=4.0)
+    step = max(1, min(height, width) // _THUMB_FROM)  # a copy of a large image would double its memory
+    thumb = Image.fromarray(pixels[::step, ::step]).resize(
+        (THUMB, THUMB), Image.Resampling.BILINEAR, reducing_gap=4.0
+    )
     small = pixels.tobytes() if keep and max(height, width) <= SMALL else None
     return Seen(digest(content), width, height, grey, thumb.tobytes(), small)
 
