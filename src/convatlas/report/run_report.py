@@ -295,7 +295,7 @@ def _visible(value: Any) -> Any:
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        each if each.isprintable() or each in "\n\xa0" else each.encode("unicode_escape").decode()
         for each in value
     )
 
