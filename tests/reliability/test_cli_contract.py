@@ -140,7 +140,9 @@ class Case:
     encoding: str = "utf-8"
 
     def __str__(self) -> str:
-        words = " ".join(self.arguments).encode("ascii", "backslashreplace").decode()
+        words = (
+            " ".join(self.arguments).encode("ascii", "backslashreplace").decode().replace("n" * 300, "nnn...")
+        )
         return f"{words} -> {self.code}" + (f" ({self.stdout})" if self.stdout != "file" else "")
 
 
@@ -189,7 +191,7 @@ BAD_RUNS = {
     "run-broken-json": CHECKPOINT,
     "run-other-json": CHECKPOINT,
     "run-future": CHECKPOINT,
-    "n" * 300: CHECKPOINT,
+    "n" * 300: RESOURCE,
 }
 UNWRITABLE = ("notes.txt/x", "/proc/nowhere/x", "/dev/null/x", "n" * 300)
 
@@ -207,7 +209,7 @@ def inputs() -> Iterator[Case]:
             yield Case(fill(template, place), DATA)
         yield Case(fill(template, "damaged"), DATA)
     yield Case(fill(TRAIN, "one-class"), DATA)
-    yield Case(fill(CHECK, "one-class"), DATA)
+    yield Case(fill(CHECK, "one-class"), OK)  # nothing is wrong with its files
     yield Case(fill((*TRAIN, "--on-bad", "skip"), "damaged"), OK)
     yield Case(fill(TRAIN, "-dash"), USAGE)
 
@@ -216,8 +218,15 @@ def runs() -> Iterator[Case]:
     """Every verb that reads a run, on every kind of run."""
     for run, code in BAD_RUNS.items():
         yield Case(("eval", run), code)
-        yield Case(("predict", run, "good/bar/00.png"), code)
         yield Case(("train", "--resume", run, "--quiet"), code)
+        if not run.startswith("run-"):
+            yield Case(("predict", run, "good/bar/00.png"), code)
+    for run in (
+        "run-broken-json",
+        "run-other-json",
+        "run-future",
+    ):  # the weights have a description of their own
+        yield Case(("predict", run, "good/bar/00.png"), OK)
     for run in ("run-no-weights", "run-cut-weights", "run-cut-spec"):
         yield Case(("eval", run), CHECKPOINT)
         yield Case(("predict", run, "good/bar/00.png"), CHECKPOINT)
@@ -318,7 +327,6 @@ def test_contract(case: Case, world: tuple[Stage, Path], request: pytest.Fixture
     assert left == [], "temporary files are left"
 
 
-def complaint(outcome: Outcome) -> str:
-    """The last line on stderr, which is the one message of a failure."""
-    lines = outcome.err.strip().splitlines()
-    return lines[-1] if lines and lines[-1].startswith("convatlas: ") else ""
+def complaint(outcome: Outcome) -> bool:
+    """Whether stderr holds one message of ours, which may go over several lines."""
+    return sum(line.startswith("convatlas: ") for line in outcome.err.splitlines()) == 1

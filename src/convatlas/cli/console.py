@@ -24,11 +24,11 @@ if TYPE_CHECKING:  # rich is imported where something is drawn: `--help` does wi
 PIPED_WIDTH = 120  # columns of a table that no terminal shows
 
 
-def _console(stream: TextIO) -> Console:
+def _console(stream: TextIO, *, markup: bool = False) -> Console:
     from rich.console import Console
 
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Console(file=stream, markup=False, highlight=False, emoji=False, width=width)
+    return Console(file=stream, markup=markup, highlight=False, emoji=False, width=width)
 
 
 def show(content: RenderableType) -> None:
@@ -36,9 +36,9 @@ def show(content: RenderableType) -> None:
     _console(sys.stdout).print(content)
 
 
-def terminal() -> Console:
-    """The console of stdout, for what moves."""
-    return _console(sys.stdout)
+def terminal(*, markup: bool = False) -> Console:
+    """The console of stdout, for what moves or draws itself. `markup`: for text that escapes names on its own."""
+    return _console(sys.stdout, markup=markup)
 
 
 def say(message: str) -> None:

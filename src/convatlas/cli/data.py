@@ -29,6 +29,10 @@ def check(
         str | None,
         typer.Option("--json", metavar="FILE", help="Write everything as JSON too; - prints only that."),
     ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="What belongs together: a pattern with one group, or a column of the CSV."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode; chosen if absent.", min=0)
     ] = None,
@@ -41,11 +45,11 @@ def check(
     from convatlas.data.check import check as examine
     from convatlas.files import make_folder, write_json
 
-    found = examine(where, workers=workers)
+    found = examine(where, workers=workers, group_by=group_by)
     if json_file == "-":
         console.write_json(found.to_json())
     else:
-        found.render(console.terminal())
+        replace(found, where=console.printable(found.where)).render(console.terminal(markup=True))
         if json_file is not None:
             make_folder(Path(json_file).parent)
             write_json(Path(json_file), found.to_json())

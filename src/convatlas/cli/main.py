@@ -114,4 +114,7 @@ def _explained(error: Exception) -> tuple[str, int]:
         or "can't allocate" in str(error)
     ):
         return f"convatlas: not enough memory ({error}). Try a smaller --batch-size or --image-size.", 6
+    if isinstance(error, OSError) and error.errno:
+        place = f": {error.filename}" if error.filename else ""
+        return f"convatlas: the system refused: {error.strerror}{place}", ResourceError.exit_code
     return f"convatlas: internal error, {type(error).__name__}: {error} (--debug shows where)", BUG
