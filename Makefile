@@ -33,6 +33,7 @@ bench: $(VENV)/.test
 	for file in benchmarks/*.py; do $(BIN)/python "$$file" || exit 1; done
 
 docs: $(VENV)/.docs
+	$(BIN)/python docs/tables.py --check
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
