@@ -172,7 +172,8 @@ def good_spec(trained: Path) -> dict[str, Any]:
     return json.loads((best(trained) / "spec.json").read_text())
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.reliability
+@settings(max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_value_anywhere_is_read_or_refused(good_spec: dict[str, Any], data: st.DataObject) -> None:
     spec = json.loads(json.dumps(good_spec))
