@@ -23,9 +23,10 @@ def model() -> nn.Sequential:
 def test_eval_mode_restores_every_modules_own_mode(model: nn.Sequential) -> None:
     before = [module.training for module in model.modules()]
     seen: list[bool] = []
-    with pytest.raises(RuntimeError, match="channels"), eval_mode(model) as same:
-        seen = [module.training for module in model.modules()]
-        same(torch.ones(1, 3, 5, 5))
+    model[0].register_forward_pre_hook(lambda *_: seen.extend(module.training for module in model.modules()))
+    with pytest.raises(RuntimeError, match="channels"), eval_mode(model):
+        model(torch.ones(1, 3, 5, 5))
+    assert len(seen) == 6
     assert not any(seen)
     assert [module.training for module in model.modules()] == before
     assert before.count(False) == 1

@@ -52,7 +52,8 @@ def test_exact_figures(name: str, params: int, macs: int) -> None:
     assert (cost.params, cost.macs) == (params, macs)
 
 
-@pytest.mark.parametrize("name", list_models(task="classification"))
+# resnet1202_cifar is resnet110_cifar with more of the same blocks, which torch's counter takes 20 s for
+@pytest.mark.parametrize("name", [name for name in list_models(task="classification") if "1202" not in name])
 def test_every_network_agrees_with_torchs_counter(name: str) -> None:
     spec = find(name)
     shape = (spec.channels, spec.image, spec.image)

@@ -92,9 +92,9 @@ def _classes(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_CLASSES:
         raise BadCheckpoint(f"classes must be a list of 1 to {MAX_CLASSES:,} names.")
     names = cast("list[object]", value)
-    wrong = next((name for name in names if not isinstance(name, str) or not name or len(name) > 4096), None)
-    if wrong is not None:
-        raise BadCheckpoint(f"classes: {wrong!r:.80} is not a name.")
+    wrong = [name for name in names if not isinstance(name, str) or not 0 < len(name) <= 4096]
+    if wrong:
+        raise BadCheckpoint(f"classes: {wrong[0]!r:.80} is not a name.")
     if len(set(names)) != len(names):
         raise BadCheckpoint("classes: a name stands twice.")
     return tuple(str(name) for name in names)

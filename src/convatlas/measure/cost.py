@@ -112,7 +112,9 @@ def measure(model: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224)) -> M
     return Measurement(type(model).__name__, tuple(input_shape), tuple(rows))
 
 
-def _row(name: str, kind: str, output: Tensor | None, params: dict[str, int], ops: list[Op], stored: bool) -> Row:
+def _row(
+    name: str, kind: str, output: Tensor | None, params: dict[str, int], ops: list[Op], stored: bool
+) -> Row:
     count = output.numel() if output is not None and stored else 0
     return Row(
         name=name,

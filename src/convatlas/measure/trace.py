@@ -116,7 +116,9 @@ class _Recorder(TorchDispatchMode):
 
 def _to_meta(value: Any) -> Any:
     """Tensors that are no parameter or buffer (a constant of a module) arrive with content; drop it."""
-    return torch.empty_like(value, device=META) if isinstance(value, Tensor) and value.device != META else value
+    return (
+        torch.empty_like(value, device=META) if isinstance(value, Tensor) and value.device != META else value
+    )
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -145,7 +147,14 @@ def trace(model: nn.Module, input_shape: Iterable[int]) -> Trace:
         try:
             with recorder:
                 output = functional_call(model, copies, (image,))
-        except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError, IndexError) as error:
+        except (
+            RuntimeError,
+            ValueError,
+            TypeError,
+            NotImplementedError,
+            AssertionError,
+            IndexError,
+        ) as error:
             place = recorder.stack[-1].name or type(model).__name__
             raise UsageError(
                 f"{type(model).__name__} cannot be traced with an image of shape {shape}; in {place!r}: {error}"
