@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus import Corpus, encoded, make, photo
 
 from convatlas.data import open_data
 from convatlas.data.check import check
 from convatlas.data.sources.folder import Folder
 from convatlas.data.survey import survey
 from convatlas.errors import BadImage, DataError
+from corpus import Corpus, encoded, make, photo
 
 pytestmark = pytest.mark.reliability
 

@@ -20,7 +20,6 @@ A set is in order (`ok`) without bad files and without errors; warnings are for 
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -154,7 +153,7 @@ def check(
     ordered = [split for split in (*SPLITS, "all") if split in counts]
     names = class_order({item.label for item in seen.items} | {label for _, label in seen.listing.folders})
     return Check(
-        where=os.fspath(where),
+        where=seen.source.name,
         kind=seen.source.kind,
         classes=names,
         counts={

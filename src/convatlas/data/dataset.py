@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -200,7 +199,7 @@ def open_data(
     _check_shares(val_share, test_share, on_bad)
     if survey is None:
         survey = surveys.survey(open_source(where, group_column(group_by)), workers=workers, keep=True)
-    name, notes = os.fspath(where), list(survey.listing.notes)
+    name, notes = survey.source.name, list(survey.listing.notes)
     if survey.bad and on_bad == "error":
         raise DataError(_bad_message(name, survey.bad))
     if not survey.items:

@@ -106,7 +106,10 @@ def is_grey(pixels: NDArray[np.uint8]) -> bool:
     if pixels.shape[2] == 1:
         return True
     rows = max(1, _STRIP_PIXELS // pixels.shape[1])
-    for start in (0, *range(1, len(pixels), rows)):  # the first row settles it for nearly every coloured picture
+    for start in (
+        0,
+        *range(1, len(pixels), rows),
+    ):  # the first row settles it for nearly every coloured picture
         strip = pixels[start : start + rows if start else 1]
         if (strip[..., 0] != strip[..., 1]).any() or (strip[..., 0] != strip[..., 2]).any():
             return False

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 RADIUS = 0.06  # finds photographs encoded again (JPEG 50 to 95) or resized; merges no two of MNIST's digits
 RADIUS_SMALL = 0.12  # for coloured images up to 64 px, which JPEG damages more: 23 pairs of CIFAR-10's 60,000
 _FREQUENCIES = 5  # a side, of the cosine transform
-_BLOCK = 1024
+_BLOCK = 512
 _FLAT = 2.0  # standard deviation in grey levels below which a picture shows nothing
-_MOST = 5_000_000  # pairs; beyond, a set is one big family and links to the nearest suffice
+_DENSE = 1_000_000  # candidates in one block; in a family so large links between neighbours suffice
+_NEIGHBOURS = 8
 
 
 def near_duplicates(thumbs: NDArray[np.uint8], sizes: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -30,7 +31,9 @@ def near_duplicates(thumbs: NDArray[np.uint8], sizes: NDArray[np.int32]) -> NDAr
     `sizes` (N, 2) are the pictures' own. Equal thumbnails are linked to the first of them instead of
     pairwise. Flat pictures are like nothing.
     """
-    grey = bool((thumbs[..., :1] == thumbs[..., 1:]).all()) if len(thumbs) else True
+    if len(thumbs) < 2:
+        return np.empty((0, 2), np.int64)
+    grey = bool((thumbs[..., :1] == thumbs[..., 1:]).all())
     flat = (thumbs[..., 0] if grey else thumbs).reshape(len(thumbs), -1)
     rows, links = _unequal(flat)
     spread = np.concatenate([flat[part].std(axis=1) for part in np.array_split(rows, len(rows) // 4096 + 1)])
@@ -75,21 +78,19 @@ def _within(flat: NDArray[np.uint8], rows: NDArray[np.int64], radius: float) -> 
     squares, ones = (points**2).sum(axis=1, keepdims=True), np.ones((len(points), 1), np.float32)
     left, right = np.hstack([points, squares, ones]), np.hstack([-2 * points, ones, squares])
     limit = radius**2 + 1e-5  # what float32 may err by for vectors not longer than 1
-    found, count = list[NDArray[np.int64]](), 0
+    found: list[NDArray[np.int64]] = []
     for start in range(0, len(points), _BLOCK):
         stop = min(start + _BLOCK, len(points))
         last = int(ends[stop - 1])
         apart = left[start:stop] @ right[start:last].T  # squared distances: |a|^2 + |b|^2 - 2ab
         near = np.stack(np.divmod(np.flatnonzero(apart <= limit), last - start), axis=1)
         near = near[near[:, 1] > near[:, 0]] + start
-        if count > _MOST:  # a set this dense is joined through neighbours along the axis
-            near = near[near[:, 1] == near[:, 0] + 1]
+        if len(near) > _DENSE:
+            near = near[near[:, 1] <= near[:, 0] + _NEIGHBOURS]
         for part in np.array_split(near, len(near) // 65536 + 1):
             pair = rows[part]
             gap = _unit(flat[pair[:, 0]]) - _unit(flat[pair[:, 1]])
-            close = np.sort(pair[(gap**2).sum(axis=1) <= radius**2], axis=1)
-            found.append(close)
-            count += len(close)
+            found.append(np.sort(pair[(gap**2).sum(axis=1) <= radius**2], axis=1))
     return np.concatenate(found)
 
 

@@ -9,7 +9,7 @@ from convatlas.data.sources.archive import Tar, Zip, is_tar, is_zip
 from convatlas.data.sources.digits import Digits
 from convatlas.data.sources.folder import Folder
 from convatlas.data.sources.idx import Idx, idx_files
-from convatlas.data.sources.source import SPLITS, BadFile, Item, Listing, Source
+from convatlas.data.sources.source import SPLITS, BadFile, Item, Listing, Source, printable
 from convatlas.data.sources.table import Table
 from convatlas.errors import DataError, did_you_mean
 
@@ -26,19 +26,17 @@ def open_source(where: str | Path, group_column: str = "group") -> Source:
     name = os.fspath(where)
     if name == "digits":
         return Digits(name)
-    path = Path(name)
+    path, shown = Path(name), printable(name)
     try:
         if path.is_dir():
             return Idx(name) if idx_files(path) else Folder(name)
         if path.is_file():
             return _file(name, path, group_column)
     except OSError as error:
-        raise DataError(f"{name} cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # a NUL in the name
-        raise DataError(f"{name!r} is no path: {error}.") from error
-    if os.path.lexists(path):
-        raise DataError(f"{name} is neither a folder nor a file. Data are {KINDS}.")
-    raise DataError(f"{name} does not exist.{_siblings(path)} Data are {KINDS}.")
+        raise DataError(f"{shown} cannot be read: {error.strerror}.") from error
+    if os.path.exists(path):
+        raise DataError(f"{shown} is neither a folder nor a file. Data are {KINDS}.")
+    raise DataError(f"{shown} does not exist.{_siblings(path)} Data are {KINDS}.")
 
 
 def _file(name: str, path: Path, group_column: str) -> Source:
@@ -50,12 +48,12 @@ def _file(name: str, path: Path, group_column: str) -> Source:
         return Zip(name)
     if is_tar(head):
         return Tar(name)
-    raise DataError(f"{name} is a file of another kind. Data are {KINDS}.")
+    raise DataError(f"{printable(name)} is a file of another kind. Data are {KINDS}.")
 
 
 def _siblings(path: Path) -> str:
     try:
-        near = [child.name for child in path.parent.iterdir()]
-    except OSError:
-        return f" Nor does {path.parent}." if not path.parent.exists() else ""
+        near = [printable(child.name) for child in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return "" if path.parent.exists() else f" Nor does {printable(str(path.parent))}."
     return did_you_mean(path.name, [*near, "digits"])

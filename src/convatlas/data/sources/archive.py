@@ -79,7 +79,7 @@ class _Archive(Source):
                 self._descriptor = os.open(self._path(), os.O_RDONLY | os.O_CLOEXEC)
             return os.pread(self._descriptor, count, offset)
         except OSError as error:
-            raise BadImage("unreadable", f"{self.where}: {error.strerror}") from error
+            raise BadImage("unreadable", f"{self.name}: {error.strerror}") from error
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_descriptor": None}  # a process opens its own
@@ -108,11 +108,11 @@ class _Archive(Source):
                     seen.add(parts)
                     files.append((parts, place))
         except OSError as error:
-            raise DataError(f"{self.where} cannot be read: {error.strerror or error}.") from error
+            raise DataError(f"{self.name} cannot be read: {error.strerror or error}.") from error
         except (*_DAMAGE, ValueError, NotImplementedError) as error:
-            raise DataError(f"{self.where} is damaged: {error}.") from error
+            raise DataError(f"{self.name} is damaged: {error}.") from error
         try:
-            listing = arrange(files, folders, self.where)
+            listing = arrange(files, folders, self.name)
         except DataError as error:
             if bad:
                 first = f"{bad[0].key}: {bad[0].reason}"
@@ -136,7 +136,7 @@ def _parts(name: str) -> tuple[Parts, tuple[str, str] | None]:
 
 
 def _over(where: str, what: str) -> DataError:
-    return DataError(f"{where} is refused: {what}.")
+    return DataError(f"{printable(where)} is refused: {what}.")
 
 
 class Zip(_Archive):
@@ -218,7 +218,7 @@ def _count_entries(where: str, file: BinaryIO, size: int) -> None:
     tail = file.read(tail_size)
     at = tail.rfind(b"PK\x05\x06")
     if at < 0 or at + 22 > len(tail):
-        raise DataError(f"{where} is damaged: it is a zip without its end record.")
+        raise DataError(f"{printable(where)} is damaged: it is a zip without its end record.")
     stated, length = struct.unpack_from("<HI", tail, at + 10)
     wide = tail.rfind(b"PK\x06\x06", 0, at)
     if wide >= 0 and wide + 56 <= len(tail):
@@ -253,7 +253,7 @@ class Tar(_Archive):
         path = self._path()
         _count_blocks(self.where, path)
         if any(_last_block(path)):  # a tar cut between two members would look whole
-            raise DataError(f"{self.where} ends too early: it has no end mark.")
+            raise DataError(f"{self.name} ends too early: it has no end mark.")
         with tarfile.open(path, "r:", errorlevel=0) as archive:
             for info in archive:
                 place = (info.offset_data, info.size)
@@ -330,12 +330,12 @@ def _inflate(where: str, packed: Any, raw: BinaryIO, out: BinaryIO, size: int) -
             if written > MAX_RATIO * max(raw.tell(), 2**18):
                 raise _over(where, f"it inflates more than {MAX_RATIO} times")
             if written == len(block) and not is_tar(block[:_BLOCK]):
-                raise DataError(f"{where} is compressed, but what is inside is no tar.")
+                raise DataError(f"{printable(where)} is compressed, but what is inside is no tar.")
             out.write(block)
     except (OSError, *_DAMAGE) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk, not the archive
-        raise DataError(f"{where} is damaged or ends too early: {error}.") from error
+        raise DataError(f"{printable(where)} is damaged or ends too early: {error}.") from error
 
 
 def cache_folder() -> Path:

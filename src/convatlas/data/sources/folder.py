@@ -50,11 +50,11 @@ class Folder(Source):
                 else:
                     files.append((child, "/".join(child)))
         try:
-            listing = arrange(files, folders, self.where, junk)
+            listing = arrange(files, folders, self.name, junk)
         except DataError:
             if bad and not files:
                 raise DataError(
-                    f"{self.where}: nothing in it can be read: {bad[0].key} ({bad[0].reason})."
+                    f"{self.name}: nothing in it can be read: {bad[0].key} ({bad[0].reason})."
                 ) from None
             raise
         listing.bad = sorted(bad + listing.bad)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from convatlas.data.sources.source import ArraySource, Item, Listing
+from convatlas.data.sources.source import ArraySource, Item, Listing, printable
 from convatlas.errors import DataError
 from convatlas.files import open_untrusted
 
@@ -43,17 +43,19 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             file = gzip.GzipFile(fileobj=raw) if packed else raw
             zeros, kind, rank = struct.unpack(">HBB", file.read(4))
             if (zeros, kind) != (0, 8) or rank not in (1, 3):
-                raise DataError(f"{path} is not an idx file of bytes in 1 or 3 dimensions.")
+                raise DataError(f"{printable(str(path))} is not an idx file of bytes in 1 or 3 dimensions.")
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
             count = int(np.prod(shape, dtype=object))
             if count > MAX_VALUES:
-                raise DataError(f"{path} says it holds {count:,} values; at most {MAX_VALUES:,} are read.")
+                raise DataError(
+                    f"{printable(str(path))} says it holds {count:,} values; at most {MAX_VALUES:,} are read."
+                )
             values = file.read(count + 1)
     except (OSError, EOFError, zlib.error, struct.error, OverflowError) as error:
-        raise DataError(f"{path} is damaged or ends too early: {error}.") from error
+        raise DataError(f"{printable(str(path))} is damaged or ends too early: {error}.") from error
     if len(values) != count:
         there = "more" if len(values) > count else f"{len(values):,}"
-        raise DataError(f"{path} says it holds {count:,} values and has {there}.")
+        raise DataError(f"{printable(str(path))} says it holds {count:,} values and has {there}.")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
@@ -64,14 +66,14 @@ def _pair(folder: str, split: str, stamp: int) -> tuple[NDArray[np.uint8], NDArr
     found = idx_files(Path(folder))
     for part in ("images", "labels"):
         if (split, part) not in found:
-            raise DataError(f"{folder} has no idx file of {split} {part}.")
+            raise DataError(f"{printable(folder)} has no idx file of {split} {part}.")
     images, labels = read_idx(found[split, "images"]), read_idx(found[split, "labels"])
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
         raise DataError(
-            f"{folder}: {split} images {images.shape} and labels {labels.shape} do not belong together."
+            f"{printable(folder)}: {split} images {images.shape} and labels {labels.shape} do not belong together."
         )
     if 0 in images.shape:
-        raise DataError(f"{folder}: {split} images are empty: {images.shape}.")
+        raise DataError(f"{printable(folder)}: {split} images are empty: {images.shape}.")
     return images, labels
 
 

@@ -52,13 +52,18 @@ class Listing:
 
 
 class Source(ABC):
-    """Where samples come from. `kind` is its name in a run; `keep` whether decoded pixels are worth keeping."""
+    """Where samples come from; `kind` is its name in a run."""
 
     kind: ClassVar[str]
     encoded: ClassVar[bool] = True  # samples are image files, to be decoded
 
     def __init__(self, where: str) -> None:
         self.where = where
+
+    @property
+    def name(self) -> str:
+        """`where`, fit to be shown."""
+        return printable(self.where)
 
     @abstractmethod
     def listing(self) -> Listing:

@@ -58,7 +58,7 @@ class Table(Folder):
                     listing.items.append(Item(key, printable(row["label"].strip()), path, split, group))
         if not listing.items:
             told = f" {len(listing.bad)} rows are malformed: {listing.bad[0]}." if listing.bad else ""
-            raise DataError(f"{self.where} names no image.{told}")
+            raise DataError(f"{self.name} names no image.{told}")
         listing.items.sort(key=lambda item: item.key)
         listing.bad.sort()
         return listing
@@ -88,19 +88,19 @@ class Table(Folder):
                 told = f"{len(cells)} cells; the header has {len(header)}"
                 listing.bad.append(BadFile(self._line(reader.line_num), "malformed row", told))
         if header is None:
-            raise DataError(f"{self.where} is empty. Its first line must be: path,label")
+            raise DataError(f"{self.name} is empty. Its first line must be: path,label")
 
     def _check(self, header: list[str]) -> None:
         missing = [column for column in COLUMNS if column not in header]
         if missing or len(set(header)) < len(header):
             shown = ",".join(printable(cell) for cell in header)[:100]
             raise DataError(
-                f"{self.where} begins with {shown!r}; its first line must name the columns path and label "
+                f"{self.name} begins with {shown!r}; its first line must name the columns path and label "
                 "(and split and group, if wanted), each once."
             )
         if self.group_column != "group" and self.group_column not in header:
             raise DataError(
-                f"{self.where} has no column {self.group_column!r} to group by; it has {', '.join(header)}."
+                f"{self.name} has no column {self.group_column!r} to group by; it has {', '.join(header)}."
             )
         self.columns = tuple(header)
 
