@@ -87,6 +87,7 @@ def line_chart(
     x_scale: Literal["linear", "log"] = "linear",
     percent: bool = False,
     mark_x: float | None = None,
+    x_limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Lines over a common x axis; `size` in inches at 72 px.
 
@@ -99,6 +100,9 @@ def line_chart(
         axes.set_title(title, pad=8)
         for each in series:
             _line(axes, each)
+        if x_limits is not None:
+            margin = 0.03 * (x_limits[1] - x_limits[0])
+            axes.set_xlim(x_limits[0] - margin, x_limits[1] + margin)
         if mark_x is not None:
             axes.axvline(mark_x, color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
         axes.set_yscale(scale)

@@ -12,23 +12,26 @@ from convatlas.plots import Series, line_chart, svg
 Records = Sequence[Mapping[str, Any]]
 
 
-def curves(metrics: Records) -> list[dict[str, Any]]:
+def curves(metrics: Records, *, top5: bool) -> list[dict[str, Any]]:
     """Loss, accuracy and learning rate, as far as the log has them: `{"title": ..., "svg": ...}` each.
 
-    The x axis counts epochs: a training line stands where its step lies within its epoch.
+    The x axis counts epochs: a training line stands where its step lies within its epoch. `top5`: draw it too.
     """
     train = [line for line in metrics if line.get("kind") == "train"]
     val = [line for line in metrics if line.get("kind") == "val"]
     x_train = [line["step"] / _steps_per_epoch(train, val) for line in train]
     x_val = [line["epoch"] for line in val]
     best = max((line["epoch"] for line in val if line.get("best")), default=None)
+    limits = (0.0, max([1.0, *x_train, *x_val]))
     x_label = "epoch" if best is None else f"epoch (kept: {best})"
     drawn: list[dict[str, Any]] = []
 
     def draw(title: str, series: list[Series], **settings: Any) -> None:
         series = [each for each in series if any(y is not None for y in each.y)]
         if series:
-            figure = line_chart(series, title=title, x_label=x_label, mark_x=best, **settings)
+            figure = line_chart(
+                series, title=title, x_label=x_label, mark_x=best, x_limits=limits, **settings
+            )
             drawn.append({"title": title, "svg": Markup(svg(figure, themed=True))})  # noqa: S704 - drawn here
 
     draw(
@@ -42,9 +45,10 @@ def curves(metrics: Records) -> list[dict[str, Any]]:
         Series("training, top-1", x_train, [line.get("top1") for line in train], "series-2", faint=True),
         Series("validation, top-1", x_val, [line.get("top1") for line in val], "series-1", marks=True),
     ]
-    top5 = [line.get("top5") for line in val]
-    if any(share is not None and share < 1 for share in top5):
-        accuracy.append(Series("validation, top-5", x_val, top5, "series-3", faint=True))
+    if top5:
+        accuracy.append(
+            Series("validation, top-5", x_val, [line.get("top5") for line in val], "series-3", faint=True)
+        )
     draw("Accuracy", accuracy, percent=True)
     draw("Learning rate", [Series("learning rate", x_train, [line.get("lr") for line in train], "series-4")])
     return drawn

@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -32,6 +33,7 @@ from convatlas.train.run import RunFolder
 
 LARGEST_MATRIX = 120  # classes; a larger confusion matrix is not drawn
 NUMBERS_UP_TO = 24  # classes; up to here each cell of the matrix shows its count
+STRONG_MISTAKE = 0.1  # of a row
 LEFT_OUT_SHOWN = 50
 
 
@@ -73,7 +75,7 @@ def render(
         "all_settings": {
             name: value for name, value in decided["recipe"].items() if name not in ("name", "source")
         },
-        "curves": charts.curves(metrics),
+        "curves": charts.curves(metrics, top5=len(run.classes) > 10),
         "lr_test": charts.learning_rate_test(decided["lr_finder"]) if decided.get("lr_finder") else None,
         "matrix": _matrix(shown) if shown and len(shown.classes) <= LARGEST_MATRIX else None,
         "numbers": bool(shown) and len(shown.classes) <= NUMBERS_UP_TO,
@@ -135,22 +137,21 @@ def _plain(value: Any) -> Any:
 
 
 def _matrix(evaluation: Evaluation) -> list[list[tuple[int, str]]]:
-    """For each cell its count and shade: "d1".."d9" right, "e1".."e9" wrong, by share of the row; "" for none."""
-    rows: list[list[tuple[int, str]]] = []
-    for k, row in enumerate(evaluation.confusion.tolist()):
-        total = max(sum(row), 1)
-        rows.append(
-            [
-                (
-                    count,
-                    f"{'d' if k == column else 'e'}{max(1, round(9 * (count / total) ** 0.5))}"
-                    if count
-                    else "",
-                )
-                for column, count in enumerate(row)
-            ]
-        )
-    return rows
+    """For each cell its count and shade, by its share of the row: "d1".."d9" right, "e1".."e9" wrong, "" for none.
+
+    Mistakes are rarer, so theirs ends at the largest of them, or at `STRONG_MISTAKE` where all are small.
+    """
+    shares = evaluation.confusion / np.maximum(evaluation.confusion.sum(axis=1, keepdims=True), 1)
+    off = shares * (1 - np.eye(len(shares)))
+    strength = np.where(off > 0, off / max(off.max(), STRONG_MISTAKE), shares)
+    shades = np.clip(np.rint(9 * np.sqrt(strength)), 1, 9).astype(int)
+    return [
+        [
+            (count, f"{'d' if row == column else 'e'}{shades[row, column]}" if count else "")
+            for column, count in enumerate(counts)
+        ]
+        for row, counts in enumerate(evaluation.confusion.tolist())
+    ]
 
 
 def _pairs(evaluation: Evaluation) -> list[tuple[str, str, int, float]]:
