@@ -278,6 +278,21 @@ def test_reasons(content, reason):
     assert str(caught.value).startswith("a.jpg: ")
 
 
+def test_only_the_format_that_the_content_announces_is_tried():
+    """A file that begins like a TIFF and is an IFUNC picture, which Pillow would open."""
+    header = (
+        b"II*\0\x08\0\0\0"
+        + bytes(6)
+        + b": x\r\nImage type: L image\r\nImage size (x*y): 2*2\r\nFile size (no of images): 1\r\n"
+    )
+    content = header.ljust(511, b"\0") + b"\x1a" + b"\x10\x20\x30\x40"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert Image.open(io.BytesIO(content)).format == "IM"
+    with pytest.raises(BadImage, match="TIFF header"):
+        decode(content)
+
+
 def test_the_cap_is_on_pixels_and_can_be_lowered():
     content = encoded(Image.fromarray(GREY), "PNG")
     assert decode(content, max_pixels=23 * 31).shape == (23, 31, 3)
