@@ -18,9 +18,10 @@ from PIL import Image
 
 from convatlas.data import Data, open_data
 from convatlas.errors import BadCheckpoint
+from convatlas.infer import Run
 from convatlas.report import write_report
 from convatlas.report.run_report import render
-from convatlas.train import RunFolder
+from convatlas.train import RunFolder, begin
 
 ALLOWED = {
     *(
@@ -90,6 +91,28 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return open_data("digits")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> RunFolder:
+    """LeNet-5 on the digits, 2 epochs with mixup, evaluated on val and test."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    folder = begin(
+        digits,
+        model="lenet5",
+        settings={"epochs": 2, "mixup": 0.5},
+        out=out,
+        command=["convatlas", "train", "digits"],
+    )
+    run = Run.load(folder.path)
+    for split in (digits.val, digits.test):
+        folder.write_evaluation(split.name, run.evaluate(split, fingerprint=digits.fingerprint).to_json())
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -263,9 +286,6 @@ def test_names_are_shown_and_never_obeyed(tmp_path: Path) -> None:
 
 def test_hostile_names_on_the_disk(tmp_path: Path, trained: RunFolder) -> None:
     """Folders and files named by an attacker, with the pictures embedded."""
-    from convatlas.infer import Run
-    from convatlas.train import begin
-
     for label, colour in (("<img src=x onerror=alert(1)>", "red"), ('b" onload="alert(1)', "blue")):
         for number in range(14):
             path = tmp_path / "data" / label / f"{number}'\"><script>alert(2)<.png"
