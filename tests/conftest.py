@@ -27,6 +27,9 @@ if not hasattr(sys.modules.get("sitecustomize"), "attempts"):  # none so far, or
     sys.path.insert(0, str(OFFLINE))
 import sitecustomize as offline  # noqa: E402
 
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # or threads spin while others want the cores; see cli/main.py
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(OFFLINE), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )

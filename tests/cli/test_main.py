@@ -195,6 +195,22 @@ def test_output_that_nobody_reads(command: str, code: int, unbuffered: str) -> N
     assert done.stderr == "" or (code == 6 and "No space left" in done.stderr)
 
 
+def test_the_environment_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+    verb: Callable[[Callable[[], object]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for before, within in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if before:
+            monkeypatch.setenv("OMP_WAIT_POLICY", before)
+        seen: list[str] = []
+        verb(lambda seen=seen: seen.append(os.environ["OMP_WAIT_POLICY"]))
+        assert run("fail") == 0
+        assert seen == [within]
+        assert os.environ.get("OMP_WAIT_POLICY") == before
+
+
 def test_streams_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     from convatlas.cli import console
 
