@@ -53,7 +53,7 @@ def test_one_level_gives_three_roles(tmp_path):
 def test_given_train_without_test_has_none(tmp_path):
     data = open_data(fill(tmp_path, {"train/cat": 20, "train/dog": 20}))
     assert sizes(data) == (36, 4, 0)
-    assert data.notes == ("val is a seeded stratified 10 % of train (4 images)",)
+    assert data.notes == ("val is a seeded stratified 10 % of all images (4 images)",)
 
 
 def test_what_is_given_is_respected(tmp_path):

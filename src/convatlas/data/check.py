@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from convatlas.data.dataset import class_order, group_column, size_summary
+from convatlas.data.dataset import class_order, size_summary
 from convatlas.data.similar import components, equal, near_duplicates
 from convatlas.data.sources import SPLITS, BadFile, open_source
 from convatlas.data.sources.source import alike
@@ -146,7 +146,7 @@ def check(
     `workers`: processes that decode; chosen if None. `survey_of`: a survey that was made before. Raises
     `DataError` where there is nothing to look at.
     """
-    seen = survey_of or survey(open_source(where, group_column(group_by)), workers=workers)
+    seen = survey_of or survey(open_source(where), workers=workers)
     counts: dict[str, Counter[str]] = {}
     for item in seen.items:
         counts.setdefault(item.split or "all", Counter())[item.label] += 1

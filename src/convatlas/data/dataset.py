@@ -308,6 +308,7 @@ class _Roles:
 
     def _draw(self, role: str, share: float, keep: int) -> None:
         rows = np.flatnonzero(self.role == "train")
+        whole = "all images" if len(rows) == len(self.role) else "train"
         hashes = [self.survey.hashes[row] for row in rows]
         named = equal([self.groups[row] for row in rows])
         exact = equal(hashes)
@@ -324,7 +325,7 @@ class _Roles:
             )
         self.role[rows[pick]] = role
         self.notes.append(
-            f"{role} is a seeded stratified {share * 100:g} % of train ({int(pick.sum())} images)"
+            f"{role} is a seeded stratified {share * 100:g} % of {whole} ({int(pick.sum())} images)"
         )
         several = int((np.bincount(units) > 1).sum()) if len(units) else 0
         if several:

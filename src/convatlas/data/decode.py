@@ -94,7 +94,7 @@ def decode(
     except BadImage as error:
         raise BadImage(error.reason, error.detail, name) from error.__cause__
     except Image.DecompressionBombError as error:
-        raise BadImage("too many pixels", str(error), name) from error
+        raise BadImage("too many pixels", f"more than {max_pixels:,}", name) from error
     except MemoryError as error:
         raise BadImage("too many pixels", "there is not enough memory for them", name) from error
     except Exception as error:  # whatever a decoder raises, the file is what is wrong

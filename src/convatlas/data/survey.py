@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from convatlas.errors import BadImage, DataError
 THUMB = 16  # pixels a side
 _THUMB_FROM = 1024  # px of the shorter side are enough to shrink from
 SMALL = 64  # px; images up to this side may be kept decoded
-FEW = 400  # files that are not worth starting processes for
+FEW = 200  # files that are not worth starting processes for
 MAX_WORKERS = 8
 _CHUNK = 48  # files a message
 _ARRAYS = 4096  # arrays shrunk at once
@@ -191,7 +191,7 @@ class _Worker:
     """One process, its pipe, and the positions that it has in hand."""
 
     def __init__(self, source: Source, keep: bool) -> None:
-        ours, theirs = _pipe_pair()
+        ours, theirs = Pipe()
         code = (
             f"import sys; sys.path[:] = {sys.path!r}\n"
             f"from convatlas.data.survey import serve; serve({theirs.fileno()})"
@@ -213,12 +213,6 @@ class _Worker:
         self.pipe.close()
         self.process.kill()
         self.process.wait()
-
-
-def _pipe_pair() -> tuple[Connection, Connection]:
-    from multiprocessing import Pipe
-
-    return Pipe(duplex=True)
 
 
 def _parallel(
@@ -267,6 +261,8 @@ def _parallel(
 
 def serve(descriptor: int) -> None:
     """A worker's life: answer chunks until the pipe closes, which it also does when the parent dies."""
+    import resource  # not on every system, and only needed here
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (_WORKER_BYTES, resource.RLIM_INFINITY))
