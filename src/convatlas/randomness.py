@@ -9,7 +9,7 @@ bit, and nothing has to be saved. The mixing function is SplitMix64's finaliser 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from hashlib import blake2b
 
@@ -60,13 +60,15 @@ def generator(*parts: int | str) -> np.random.Generator:
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Set every generator of this process (torch, NumPy, random) for one training step."""
     value = key(seed, step, rank, "step")
-    torch.manual_seed(value)
+    torch.default_generator.manual_seed(value)  # torch.manual_seed also queues a call for a GPU that is not used
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(value)
     np.random.seed(value % 2**32)  # noqa: NPY002 - third-party code reads the global state
     random.seed(value)
 
 
 @contextmanager
-def preserved() -> Iterator[None]:
+def preserved() -> Generator[None]:
     """Give every generator back as it was, also when an error passes through."""
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []

@@ -68,7 +68,7 @@ def refusing_at(operation: int, code: int, monkeypatch: pytest.MonkeyPatch) -> I
         fsync(descriptor)
 
     def opened(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        file = builtins.open(path, mode, *arguments, **options)
+        file = builtins.open(path, mode, *arguments, **options)  # noqa: SIM115 - the caller closes it
         return Refusing(file) if set(mode) & {"w", "a"} else file
 
     with monkeypatch.context() as patch:

@@ -155,13 +155,13 @@ def test_what_does_not_help_ends_with_an_error(
     digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
     inject("images", monkeypatch, always=True)
-    with pytest.raises(NumericError, match="in a row|did not help"):
+    with pytest.raises(NumericError, match=r"in a row|did not help"):
         train(digits, tmp_path / "run", policy)
     assert all_finite(tmp_path / "run")
 
 
 def test_a_rate_that_explodes(digits: Data, tmp_path: Path) -> None:
-    with pytest.raises(NumericError, match="not finite|loss is"):
+    with pytest.raises(NumericError, match=r"not finite|loss is"):
         train(digits, tmp_path / "run", "stop", lr=1e3, weight_decay=10.0, clip_norm=0.0)
     assert all_finite(tmp_path / "run")
 

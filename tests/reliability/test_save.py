@@ -61,7 +61,7 @@ def dying_at(operation: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[s
     original = {name: getattr(os, name) for name in ("fsync", "replace")}
 
     def opened(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        file = builtins.open(path, mode, *arguments, **options)
+        file = builtins.open(path, mode, *arguments, **options)  # noqa: SIM115 - the caller closes it
         return Dying(file) if "w" in mode else file
 
     def counting(name: str) -> Any:
@@ -123,7 +123,7 @@ def test_dying_at_every_operation_leaves_a_loadable_checkpoint(
     assert deaths >= 16  # 4 files x (write, fsync, rename, fsync of the folder), and the parent's
 
 
-@pytest.mark.parametrize("cut", range(0, 34) if not RELEASE else range(0, 340))
+@pytest.mark.parametrize("cut", range(34) if not RELEASE else range(340))
 def test_half_a_file_is_never_accepted(tmp_path: Path, cut: int) -> None:
     """Each file of the newest commit cut short or changed somewhere: the one before is taken."""
     commit(tmp_path, "step-00000010", parts(10))

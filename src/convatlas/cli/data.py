@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import typer
 
 from convatlas.cli import console
 from convatlas.errors import DataError
-
-if TYPE_CHECKING:
-    from convatlas.data import Data, Preprocessing
-    from convatlas.train import Recipe
 
 WHERE = typer.Argument(
     metavar="WHERE", help="Image folder, zip or tar of one, MNIST idx folder, CSV list, or 'digits'."
@@ -57,26 +52,6 @@ def check(
         raise DataError(f"{where} is not in order.")
 
 
-class _Plan(NamedTuple):
-    """What training would decide."""
-
-    model: str
-    recipe: Recipe
-    preprocessing: Preprocessing
-
-
-def _planned(data: Data, model: str | None, recipe: str, settings: Mapping[str, str], seed: int) -> _Plan:
-    from convatlas.api import find
-    from convatlas.train import choose, start
-    from convatlas.train.recipes import prepared
-
-    name, side, _ = choose.network(data) if model is None else (model, 0, "")
-    final = prepared(recipe, data, name)[0].with_settings(settings)
-    side = final.image_size or side or start._native_size(find(name).image, data)  # pyright: ignore[reportPrivateUsage]
-    final = replace(final, image_size=side)
-    return _Plan(name, final, start._preprocessing(final, data, seed))  # pyright: ignore[reportPrivateUsage]
-
-
 def show(
     where: Annotated[str, WHERE],
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("batch.png"),
@@ -104,21 +79,22 @@ def show(
     from convatlas.data import Batches
     from convatlas.data.picture import picture
     from convatlas.files import make_folder, write_durable
+    from convatlas.train.plan import plan
 
     data = open_data(where, seed=seed, on_bad=on_bad, workers=workers)
-    planned = _planned(data, model, recipe, console.pairs(settings or ()), seed)
+    planned = plan(data, model, recipe, console.pairs(settings or ()), seed)
     batches = Batches(
         data.train,
         planned.preprocessing,
         batch_size=min(planned.recipe.batch_size, len(data.train)),
-        augment=planned.recipe.augment(),
+        augment=planned.recipe.augment(data.train),
         seed=seed,
         shuffle=True,
         drop_last=True,
         balance=planned.recipe.balance == "sampling",
     )
-    with closing(batches), closing(batches.epoch(epoch - 1)) as all_of_it:
-        batch = next(all_of_it)
+    with closing(batches):
+        batch = next(iter(batches.epoch(epoch - 1)))
     content = io.BytesIO()
     picture(batch, data.classes, planned.preprocessing, most=count).save(content, "PNG")
     make_folder(out.parent)

@@ -5,7 +5,7 @@ depends on nothing else, not on its neighbours in the batch, on the number of wo
 which a run was taken up again. Mixing two samples is the exception by nature, and a function of
 (seed, epoch, step). No generator has a state; every operation is a pure function.
 
-The order is: crop, flip, affine, TrivialAugment, erasing; then normalisation; then mixup or CutMix.
+The order is: crop, flip, affine, colour shift, TrivialAugment, erasing; then normalisation; then mixup or CutMix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convatlas.data import trivial, warp
+from convatlas.data import colour, trivial, warp
 from convatlas.errors import UsageError
 from convatlas.randomness import generator, uniform
 
@@ -49,6 +49,8 @@ class Augment:
         flip: Mirror left and right with probability 1/2.
         affine: (max degrees, max scale change, max degrees of shear) about the centre, bilinear.
         edge: What "shift" and `affine` find outside the picture: "zero" or "reflect".
+        pca: Standard deviation of the colour shift along `components` (Krizhevsky et al. 2012); 0 is off.
+        components: Of the training pixels, from `colour.components`; needed when `pca` is on.
         trivial: TrivialAugment, wide (Müller & Hutter 2021).
         erasing: Probability that a random rectangle becomes noise (Zhong et al. 2017).
         mixup: Alpha of mixup (Zhang et al. 2017); 0 is off.
@@ -66,6 +68,8 @@ class Augment:
     flip: bool = False
     affine: tuple[float, float, float] | None = None
     edge: warp.Edge = "zero"
+    pca: float = 0.0
+    components: colour.Components = ()
     trivial: bool = False
     erasing: float = 0.0
     mixup: float = 0.0
@@ -93,6 +97,10 @@ class Augment:
                 "affine is (degrees up to 180, scale change below 1, shear degrees below 90)",
             ),
             (self.edge not in ("zero", "reflect"), "edge is zero or reflect"),
+            (
+                self.pca < 0 or (self.pca > 0 and not self.components),
+                "pca is at least 0, and needs components",
+            ),
             (not 0 <= self.erasing <= 1, "erasing is a probability"),
             (
                 not (0 <= self.mixup < math.inf and 0 <= self.cutmix < math.inf),
@@ -188,6 +196,8 @@ class Augment:
             height, width = images.shape[2:]
             maps = self._maps(height, width, seed, epoch, ids)
             images = warp.bilinear(images, torch.from_numpy(maps).to(images.device), self.edge)
+        if self.pca:
+            images = colour.shift(images, self.components, self.pca, seed, epoch, ids)
         if self.trivial:
             images = trivial.augment(images, seed, epoch, ids)
         if self.erasing:

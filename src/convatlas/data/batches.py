@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -232,7 +232,7 @@ class Batches:
         table[:kept] = order[:kept]
         return table.reshape(self.steps, self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """The batches of an epoch for this rank, from step `start` on.
 
         With several ranks and a short last batch, a rank's share of it can be one sample less, or empty.

@@ -59,7 +59,7 @@ def augmented(data: Data, recipe: Recipe, preprocessing: Preprocessing, seed: in
         data.train,
         preprocessing,
         batch_size=recipe.batch_size,
-        augment=recipe.augment(),
+        augment=recipe.augment(data.train),
         seed=seed,
         shuffle=True,
         drop_last=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -31,7 +31,7 @@ class Ema:
                 values.append(value)
             else:
                 self.shadow[name].copy_(value)
-        torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore[reportPrivateUsage]
+        torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def load(self, shadow: dict[str, Tensor]) -> None:
@@ -40,7 +40,7 @@ class Ema:
             value.copy_(shadow[name])
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
+    def applied(self, model: nn.Module) -> Generator[None]:
         """Let the model hold the mean for the time of a `with` block."""
         own = {name: value.detach().clone() for name, value in model.state_dict().items()}
         model.load_state_dict(self.shadow)

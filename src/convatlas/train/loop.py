@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
@@ -267,7 +267,7 @@ class Loop:
         self.observer.evaluating(epoch=epoch + 1)
         self.model.eval()
         metrics = {name: metric.to(self.fabric.device) for name, metric in self.task.metrics().items()}
-        better = False
+        better, values = False, dict[str, float]()
         with self.ema.applied(self.plain) if self.ema else nullcontext():
             if complete := self._measured(metrics, stop):
                 values = {name: float(metric.compute()) for name, metric in metrics.items()}
@@ -385,7 +385,7 @@ class Loop:
         self.fabric.barrier()
 
     @contextmanager
-    def _logs(self) -> Iterator[None]:
+    def _logs(self) -> Generator[None]:
         self._open_logs()
         try:
             yield

@@ -70,7 +70,7 @@ def find_learning_rate(
         data.train,
         preprocessing,
         batch_size=recipe.batch_size,
-        augment=recipe.augment(),
+        augment=recipe.augment(data.train),
         seed=seed,
         shuffle=True,
         drop_last=True,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from convatlas.data import Augment
+from convatlas.data import Augment, Split
+from convatlas.data.colour import components
 from convatlas.errors import BadCheckpoint, DataError, UsageError, did_you_mean
 from convatlas.files import read_untrusted
 from convatlas.train import schedule
@@ -127,15 +129,13 @@ class Recipe:
                 base = schedule.levels(self.levels)
         return schedule.warmed_up(base, self.warmup, self.warmup_start)
 
-    def augment(self) -> Augment:
-        """The recipe's augmentation."""
-        own = {field.name for field in dataclasses.fields(self)}
-        shared = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(Augment)
-            if field.name in own
-        }
-        return Augment(**(shared | {"affine": self.affine or None}))
+    def augment(self, train: Split) -> Augment:
+        """The recipe's augmentation; the colour shift is along the components of these training images."""
+        own: dict[str, Any] = dataclasses.asdict(self) | {"affine": self.affine or None}
+        shared = {field.name: own[field.name] for field in dataclasses.fields(Augment) if field.name in own}
+        if self.pca:
+            shared["components"] = components(train)
+        return Augment(**shared)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
         """The same recipe with fields replaced; text is read as the field's type.
@@ -224,7 +224,7 @@ def _read(key: str, value: Any, kind: Any) -> Any:
         return tuple(_read(key, item, of) for item, of in zip(value, inner, strict=True))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if type(value) is not kind or (kind is float and value - value != 0):
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
         raise UsageError(f"{key} = {value!r}: {kind.__name__} is expected, not {type(value).__name__}.")
     return value
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing import active_children
 from types import FrameType
@@ -29,7 +29,7 @@ class StopRequest:
 
 
 @contextmanager
-def listening() -> Iterator[StopRequest]:
+def listening() -> Generator[StopRequest]:
     """Turn the first signal into a `StopRequest`; the second one ends the process at once.
 
     Handlers are given back at the end. Outside the main thread, where Python allows no handler, the

@@ -14,16 +14,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from convatlas.data import Batches, Data, Preprocessing, open_data, statistics
-from convatlas.errors import BadCheckpoint, DataError, UsageError
+from convatlas.data import Batches, Data, Preprocessing, open_data
+from convatlas.errors import BadCheckpoint, DataError
 from convatlas.measure.machine import machine, versions
 from convatlas.models import create_model, find
 from convatlas.randomness import key, preserved
-from convatlas.train import choose
 from convatlas.train.loop import Loop, Safety
 from convatlas.train.observer import Observer
+from convatlas.train.plan import plan
 from convatlas.train.recipe import Recipe
-from convatlas.train.recipes import prepared
 from convatlas.train.run import RunFolder
 from convatlas.train.task import find_task
 
@@ -86,12 +85,8 @@ def begin(
         where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
     )
     _check_trainable(data)
-    chosen, size, reason = choose.network(data) if model is None else (model, 0, None)
-    spec = find(chosen)
-    base, notes = prepared(recipe, data, chosen) if isinstance(recipe, str) else (recipe, [])
-    final = base.with_settings(settings or {})
-    final = replace(final, image_size=final.image_size or size or _native_size(spec.image, data))
-    preprocessing = _preprocessing(final, data, seed)
+    decision = plan(data, model, recipe, settings, seed)
+    final, spec = decision.recipe, find(decision.model)
     options: dict[str, Any] = {"num_classes": len(data.classes), "in_channels": data.channels}
     if final.dropout >= 0:
         options["dropout"] = final.dropout
@@ -99,19 +94,19 @@ def begin(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": list(command or sys.argv),
         "task": find_task(spec.task).name,
-        "model": chosen,
+        "model": decision.model,
         "options": options,
         "weights": weights,
-        "choice": reason,
+        "choice": decision.reason,
         "recipe_name": final.name,
         "recipe": final.to_json(),
-        "notes": notes,
+        "notes": list(decision.notes),
         "seed": seed,
         "where": str(data.where),
         "reading": reading,
         "data": data.summary(),
         "fingerprint": data.fingerprint,
-        "preprocessing": preprocessing.to_json(),
+        "preprocessing": decision.preprocessing.to_json(),
         "safety": {"on_nan": safety.on_nan, "checkpoint_steps": safety.checkpoint_steps},
         "workers": compute.workers,
         "versions": versions(),
@@ -121,12 +116,12 @@ def begin(
         from convatlas.train.lr_finder import find_learning_rate
 
         found = find_learning_rate(
-            _network(decided), data, final, preprocessing, find_task(spec.task), seed=seed
+            _network(decided), data, final, decision.preprocessing, find_task(spec.task), seed=seed
         )
         final = replace(final, lr=found.suggestion)
         decided["recipe"], decided["lr_finder"] = final.to_json(), found.to_json()
     fabric = compute.fabric(final)
-    folder = _new_folder(Path(out) if out else None, chosen, data, fabric)
+    folder = _new_folder(Path(out) if out else None, decision.model, data, fabric)
     if fabric.is_global_zero:
         folder.write_samples(data.samples_csv())
         folder.write_run(decided)
@@ -186,7 +181,7 @@ def _loop(
     preprocessing = Preprocessing.from_json(decided["preprocessing"])
     task = find_task(decided["task"]).of(data, recipe)
     workers = compute.workers if compute.workers is not None else min(len(os.sched_getaffinity(0)), 8)
-    common = {
+    common: dict[str, Any] = {
         "seed": decided["seed"],
         "workers": workers,
         "rank": fabric.global_rank,
@@ -197,7 +192,7 @@ def _loop(
         data.train,
         preprocessing,
         batch_size=recipe.batch_size,
-        augment=recipe.augment(),
+        augment=recipe.augment(data.train),
         shuffle=True,
         drop_last=True,
         balance=recipe.balance == "sampling",
@@ -247,41 +242,6 @@ def _check_trainable(data: Data) -> None:
             raise DataError(
                 f"{data.where} leaves no images to {role} ({data.summary()['counts']}); more are needed."
             )
-
-
-def _native_size(image: int, data: Data) -> int:
-    """The network's own size, but not far above that of small images."""
-    side = data.typical_side()
-    return image if side > 64 or image <= 64 else (32 if side <= 40 else 64)
-
-
-def _preprocessing(recipe: Recipe, data: Data, seed: int) -> Preprocessing:
-    """Geometry from the recipe; mean and deviation from there too, or measured on the training images."""
-    channels = data.channels
-    plain = Preprocessing(
-        size=(recipe.image_size, recipe.image_size),
-        resize=recipe.resize,
-        channels=channels,
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-        crop_ratio=recipe.crop_ratio,
-    )
-    measured = (
-        (recipe.mean, recipe.std) if recipe.mean and recipe.std else statistics(data.train, plain, seed=seed)
-    )
-    mean, std = (
-        _per_channel(given or found, channels)
-        for given, found in zip((recipe.mean, recipe.std), measured, strict=True)
-    )
-    return replace(plain, mean=mean, std=std)
-
-
-def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    if len(values) == 1:
-        return tuple(values) * channels
-    if len(values) != channels:
-        raise UsageError(f"{len(values)} values for mean or std, but the images have {channels} channels.")
-    return tuple(values)
 
 
 def _new_folder(out: Path | None, model: str, data: Data, fabric: Fabric) -> RunFolder:

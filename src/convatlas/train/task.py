@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from convatlas.data import Batch, Data
@@ -87,14 +87,11 @@ class Classification(Task):
     def metrics(self) -> Mapping[str, Metric]:
         """Mean loss without smoothing, top-1 and top-5 accuracy in [0, 1] (top-K where there are fewer)."""
         count = len(self.classes)
-        return MetricCollection(
-            {
-                "loss": MeanMetric(nan_strategy="disable"),
-                "top1": MulticlassAccuracy(count, average="micro", validate_args=False),
-                "top5": MulticlassAccuracy(count, average="micro", top_k=min(5, count), validate_args=False),
-            },
-            compute_groups=False,
-        )
+        return {
+            "loss": MeanMetric(nan_strategy="disable"),
+            "top1": MulticlassAccuracy(count, average="micro", validate_args=False),
+            "top5": MulticlassAccuracy(count, average="micro", top_k=min(5, count), validate_args=False),
+        }
 
     def measure(self, model: nn.Module, batch: Batch, metrics: Mapping[str, Metric]) -> None:
         """Add one batch to the metrics of `metrics()`."""
