@@ -88,7 +88,7 @@ def test_convolutions_start_with_hes_deviation() -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.out_channels * module.kernel_size[0] ** 2
-            assert float(module.weight.std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+            assert float(module.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("layers", [20, 32, 44, 56, 110, 1202])

@@ -53,7 +53,7 @@ def test_normalisation_divides_by_alexnets_formula() -> None:
 
 
 def weights(network: nn.Module, kind: type[nn.Module]) -> list[Tensor]:
-    return [module.weight for module in network.modules() if isinstance(module, kind)]
+    return [module.weight.detach() for module in network.modules() if isinstance(module, kind)]
 
 
 @pytest.mark.parametrize("init", ["he", "paper", "glorot"])
