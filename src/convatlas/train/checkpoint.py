@@ -56,9 +56,8 @@ class State:
             )
         state = State(**value)
         counts = (state.step, state.validated, state.window_count, state.metrics_offset, state.timing_offset)
-        if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(
-            state.skipped, list
-        ):
+        lists: Any = value["skipped"]
+        if not all(type(count) is int and count >= 0 for count in counts) or not isinstance(lists, list):
             raise BadCheckpoint("the checkpoint's state holds values that no run writes.")
         return state
 

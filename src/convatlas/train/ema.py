@@ -31,7 +31,7 @@ class Ema:
                 values.append(value)
             else:
                 self.shadow[name].copy_(value)
-        torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
     @torch.no_grad()
     def load(self, shadow: dict[str, Tensor]) -> None:
