@@ -86,6 +86,7 @@ def train(
         RunFolder.create(Path(out))  # refuses, before any image is read
     if not isinstance(data, Data):
         data = open_data(_absolute(data), seed=seed, workers=compute.workers, **reading)
+    alone = not _in_group()
     folder = begin(
         data,
         model=model,
@@ -101,7 +102,7 @@ def train(
         find_rate=find_lr,
         **reading,
     )
-    return _reported(folder, data)
+    return _reported(folder, data, alone_before=alone)
 
 
 def resume(
@@ -119,8 +120,9 @@ def resume(
     images are not those that it was trained on.
     """
     opened = data if isinstance(data, Data) else _data_of(RunFolder.open(path), data)
+    alone = not _in_group()
     folder = go_on(path, where=opened, compute=compute, safety=safety, observer=observer, notify=notify)
-    return _reported(folder, opened)
+    return _reported(folder, opened, alone_before=alone)
 
 
 def evaluate(
@@ -149,11 +151,10 @@ def evaluate(
             f"{opened.where} has no {split} images. Choose others with --split, or name a folder that has some."
         )
     evaluation = run.evaluate(chosen, split_name=split, tta=tta, fingerprint=opened.fingerprint)
-    if is_first_process():
-        name = split if own else f"{split}-{opened.fingerprint[:12]}"
-        run.folder.write_evaluation(name, evaluation.to_json())
-        if own:
-            write_report(run.folder, opened)
+    name = split if own else f"{split}-{opened.fingerprint[:12]}"
+    run.folder.write_evaluation(name, evaluation.to_json())
+    if own:
+        write_report(run.folder, opened)
     return evaluation
 
 
@@ -186,11 +187,6 @@ def samples_of(folder: RunFolder) -> bytes:
         raise BadCheckpoint(str(error)) from error
 
 
-def is_first_process() -> bool:
-    """Whether this process writes files and prints: the only one, or rank 0 of several."""
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
-
-
 def _data_of(folder: RunFolder, where: str | Path | None = None) -> Data:
     """The images of a run, split as they were; from `where` if given."""
     decided = folder.read_run()
@@ -217,10 +213,21 @@ def _everything(data: Data) -> Split:
     return replace(data.train, name="all", **joined, **arrays).subset(order)
 
 
-def _reported(folder: RunFolder, data: Data) -> Run:
-    """The run with its best weights, evaluated on val, and its report."""
+def _in_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _reported(folder: RunFolder, data: Data, *, alone_before: bool) -> Run:
+    """The run with its best weights; rank 0 evaluates it on val and writes its report.
+
+    The group of processes that training made is given back first: what one process does alone must not wait for
+    the others, as metrics do while there is a group.
+    """
+    first = not _in_group() or dist.get_rank() == 0
+    if _in_group() and alone_before:
+        dist.destroy_process_group()
     run = Run.load(folder.path)
-    if is_first_process():
+    if first:
         evaluation = run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint)
         folder.write_evaluation("val", evaluation.to_json())
         write_report(folder, data)

@@ -136,6 +136,7 @@ class _Speed(ProgressColumn):
         return Text(
             f"loss {watch.loss:.3f}  {watch.images_per_second:,.0f} images/s  {clock(watch.seconds_left)} left",
             style="cyan",
+            no_wrap=True,
         )
 
 
@@ -146,7 +147,7 @@ class Bars(Watch):
         super().__init__()
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=16),
             TextColumn("{task.completed:.0f}/{task.total:.0f}", markup=False),
             _Speed(),
             console=console.terminal(),

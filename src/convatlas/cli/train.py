@@ -117,10 +117,17 @@ def train(
     from convatlas import api
     from convatlas.train import Compute, read_toml
 
+    told: list[Mapping[str, Any]] = []  # only the first of several processes is told, and only it prints
+
+    def announce(decided: Mapping[str, Any]) -> None:
+        told.append(decided)
+        if not quiet:
+            (_announce_json if as_json else _announce)(decided)
+
     common: dict[str, Any] = {
         "compute": Compute(devices=devices, accelerator=accelerator, strategy=strategy, workers=workers),
         "safety": _safety({"on_nan": on_nan, "checkpoint_steps": checkpoint_steps}, resume),
-        "notify": None if quiet else _announce_json if as_json else _announce,
+        "notify": announce,
     }
     with _watching(as_json=as_json, quiet=quiet) as observer:
         if resume is not None:
@@ -141,7 +148,7 @@ def train(
                 observer=observer,
                 **common,
             )
-    if api.is_first_process():
+    if told:
         _conclude(run, as_json=as_json)
 
 

@@ -1,0 +1,81 @@
+"""`convatlas train` as a command: JSON for programs, resume, several processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from convatlas.cli import main
+
+SHORT = ("train", "digits", "--model", "lenet5", "--batch-size", "128", "--epochs", "1", "--workers", "0")
+
+
+@pytest.fixture
+def convatlas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """What a command that succeeds prints, run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        with pytest.raises(SystemExit) as left:
+            main.run(words)
+        shown = capsys.readouterr()
+        assert left.value.code == 0, shown.err
+        return shown.out
+
+    return run
+
+
+def test_json_tells_a_program_everything(convatlas: Callable[..., str]) -> None:
+    events = [json.loads(line) for line in convatlas(*SHORT, "--out", "run", "--json").splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds == ["decided", "started", *["step"] * (1293 // 128), "validated", "done"]
+    assert events[0]["model"] == "lenet5"
+    assert events[0]["data"]["counts"] == {"train": 1293, "val": 145, "test": 359}
+    done = events[-1]
+    assert Path(done["report"]).is_file()
+    assert done["val"]["top1"] == pytest.approx(events[-2]["top1"])
+
+    answer = json.loads(convatlas("eval", "run", "--json"))
+    assert (answer["split"], answer["count"], len(answer["keys"])) == ("test", 359, 359)
+
+
+def test_options_reach_the_run_and_a_file_yields_to_them(convatlas: Callable[..., str]) -> None:
+    Path("mine.toml").write_text("lr = 0.5\nflip = true\nmomentum = 0.5\n")
+    convatlas(*SHORT, "--out", "run", "--quiet", "--config", "mine.toml", "--set", "lr=0.25", "--set", "momentum=0.75",
+              "--lr", "0.125", "--seed", "3", "--on-nan", "skip", "--val-share", "0.2")  # fmt: skip
+    written = json.loads(Path("run", "run.json").read_text())
+    recipe = written["recipe"]
+    assert (recipe["lr"], recipe["flip"], recipe["momentum"]) == (0.125, True, 0.75), (
+        "flag over --set over file"
+    )
+    assert (recipe["epochs"], recipe["batch_size"]) == (1, 128)
+    assert (written["seed"], written["safety"]["on_nan"]) == (3, "skip")
+    assert written["data"]["counts"]["val"] > 250
+
+
+def test_a_finished_run_resumes_to_itself(convatlas: Callable[..., str]) -> None:
+    convatlas(*SHORT, "--out", "run", "--quiet")
+    before = Path("run", "metrics.jsonl").read_bytes()
+    assert "accuracy on val" in convatlas("train", "--resume", "run")
+    assert Path("run", "metrics.jsonl").read_bytes() == before
+
+
+def test_two_processes_make_one_run_and_print_once(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "convatlas"]
+    done = subprocess.run(
+        [*torchrun, *SHORT, "--out", "run", "--accelerator", "cpu"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("accuracy on val") == 1
+    assert done.stdout.count("network  lenet5") == 1
+    assert (tmp_path / "run" / "report.html").is_file()
+    val = json.loads((tmp_path / "run" / "evaluation" / "val.json").read_text())
+    assert val["count"] == 145, "each image counted once"
