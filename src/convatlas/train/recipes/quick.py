@@ -14,7 +14,11 @@ from __future__ import annotations
 from dataclasses import replace
 from math import log2
 
+import torch
+from torch import nn
+
 from convatlas.data import Data
+from convatlas.models import create_model, find
 from convatlas.train.recipe import Recipe
 
 RECIPE = Recipe(
@@ -23,7 +27,7 @@ RECIPE = Recipe(
     "(Loshchilov & Hutter 2017), TrivialAugment (Müller & Hutter 2021), mixup (Zhang et al. 2017), "
     "CutMix (Yun et al. 2019), random erasing (Zhong et al. 2017), averaged weights (Polyak & Juditsky 1992)",
     optimizer="adamw",
-    lr=2e-3,
+    lr=2e-3,  # see `_rate`
     weight_decay=0.02,
     decay_all=False,
     clip_norm=5.0,
@@ -33,23 +37,28 @@ RECIPE = Recipe(
     ema=0.99,
 )
 
-LOOKS = 540_000  # images the network should see in all: 10 epochs of MNIST
 SMALL = 64  # px; up to here images are cropped by shifting, above by a random box
+LOOKS = {True: 540_000, False: 10_000}  # images the network should see in all, small and large ones
+MOST_EPOCHS = {True: 60, False: 40}
+
+# Peak learning rates: LeNet's was chosen on MNIST's validation images
+LENET, NORMALISED, PLAIN = 4e-3, 2e-3, 3e-4
+_NORMALISATION = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d)
 
 
 def adapt(recipe: Recipe, data: Data, model: str) -> tuple[Recipe, list[str]]:
     """Length, batch size and augmentation for these images, and why."""
-    count = len(data.train)
-    epochs = min(max(round(LOOKS / max(count, 1)), 10), 60)
+    count, small = len(data.train), data.typical_side() <= SMALL
+    epochs = min(max(round(LOOKS[small] / max(count, 1)), 10), MOST_EPOCHS[small])
     batch_size = 2 ** min(max(round(log2(max(count, 1) / 40)), 4), 7)
-    recipe = replace(recipe, epochs=epochs, batch_size=batch_size)
+    recipe = replace(recipe, epochs=epochs, batch_size=batch_size, lr=_rate(model))
     notes: list[str] = []
-    if data.channels == 1 and data.typical_side() <= SMALL:
+    if data.channels == 1 and small:
         notes.append(
             "small grey images: shifted, turned and scaled a little, never mirrored (a mirrored 2 is no 2)"
         )
         return replace(recipe, resize="pad", crop="shift", shift_px=2, affine=(10.0, 0.1, 5.0)), notes
-    if data.typical_side() <= SMALL:
+    if small:
         recipe = replace(
             recipe, resize="squash", crop="shift", shift_px=4, flip=True, trivial=True, erasing=0.25
         )
@@ -61,3 +70,12 @@ def adapt(recipe: Recipe, data: Data, model: str) -> tuple[Recipe, list[str]]:
         recipe = replace(recipe, mixup=0.2, cutmix=1.0)
         notes.append("mixup and CutMix, as there are at least 100 images a class")
     return recipe, notes
+
+
+def _rate(model: str) -> float:
+    """Deep networks without normalisation break at rates that others need."""
+    if find(model).family == "lenet":
+        return LENET
+    with torch.device("meta"):
+        layers = create_model(model).modules()
+    return NORMALISED if any(isinstance(layer, _NORMALISATION) for layer in layers) else PLAIN
