@@ -138,8 +138,9 @@ def work(job: dict[str, Any]) -> int:
 
 def serve() -> None:
     """Fork for each line of standard input, until it ends."""
-    import convatlas.train  # noqa: F401 - imported once, here
     import torch
+
+    import convatlas.train  # noqa: F401 - imported once, here
 
     for line in sys.stdin:
         job = json.loads(line)

@@ -12,7 +12,7 @@ from runs import PHOTOS, assert_equal, contents, photos
 
 pytestmark = pytest.mark.reliability
 
-RUNS = 50 if os.environ.get("CONVATLAS_RELIABILITY") == "release" else 4
+RUNS = 50 if os.environ.get("CONVATLAS_RELIABILITY") == "release" else 10
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def nursery() -> Iterator[Nursery]:
 
 
 def test_weights_depend_on_the_seed_and_not_on_the_workers(nursery: Nursery, tmp_path: Path) -> None:
-    where = str(photos(tmp_path / "photos"))
+    where = str(photos(tmp_path / "photos", count=40))
     arguments = {**PHOTOS, "settings": {**PHOTOS["settings"], "epochs": 1, "trivial": True, "flip": True}}
     for number in range(RUNS):
         job = {**arguments, "out": str(tmp_path / f"run-{number}")}

@@ -17,7 +17,7 @@ from convatlas.files import newest
 
 pytestmark = pytest.mark.reliability
 
-COUNT = 100 if os.environ.get("CONVATLAS_RELIABILITY") == "release" else 8
+COUNT = 100 if os.environ.get("CONVATLAS_RELIABILITY") == "release" else 18
 LONG = {**DIGITS, "settings": {**DIGITS["settings"], "epochs": 6}}
 
 

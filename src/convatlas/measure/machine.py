@@ -9,7 +9,16 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("convatlas", "torch", "torchvision", "numpy", "lightning-fabric", "pillow", "safetensors", "scikit-learn")
+PACKAGES = (
+    "convatlas",
+    "torch",
+    "torchvision",
+    "numpy",
+    "lightning-fabric",
+    "pillow",
+    "safetensors",
+    "scikit-learn",
+)
 
 
 def machine() -> dict[str, Any]:
