@@ -76,23 +76,14 @@ def show(
 ) -> None:
     """Draw the first augmented images of an epoch with their labels, just as training will see them."""
     from convatlas.api import open_data
-    from convatlas.data import Batches
     from convatlas.data.picture import picture
     from convatlas.files import make_folder, write_durable
+    from convatlas.train.feed import training_batches
     from convatlas.train.plan import plan
 
     data = open_data(where, seed=seed, on_bad=on_bad, workers=workers)
     planned = plan(data, model, recipe, console.pairs(settings or ()), seed)
-    batches = Batches(
-        data.train,
-        planned.preprocessing,
-        batch_size=min(planned.recipe.batch_size, len(data.train)),
-        augment=planned.recipe.augment(data.train),
-        seed=seed,
-        shuffle=True,
-        drop_last=True,
-        balance=planned.recipe.balance == "sampling",
-    )
+    batches = training_batches(data, planned.recipe, planned.preprocessing, seed=seed)
     with closing(batches):
         batch = next(iter(batches.epoch(epoch - 1)))
     content = io.BytesIO()

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from convatlas.data import Batches, Data, Preprocessing, Split
+from convatlas.data import Data, Preprocessing, Split
 from convatlas.errors import DataError
 from convatlas.infer import Evaluation
 from convatlas.plots import filters, thumbnail
+from convatlas.train.feed import training_batches
 from convatlas.train.recipe import Recipe
 
 SHOWN = 16  # pictures in a gallery
@@ -55,17 +56,7 @@ def gallery(evaluation: Evaluation, split: Split, positions: Sequence[int]) -> l
 
 def augmented(data: Data, recipe: Recipe, preprocessing: Preprocessing, seed: int) -> list[Picture]:
     """Pictures of the first training batch, as the network got them, with their labels (two where mixed)."""
-    batches = Batches(
-        data.train,
-        preprocessing,
-        batch_size=recipe.batch_size,
-        augment=recipe.augment(data.train),
-        seed=seed,
-        shuffle=True,
-        drop_last=True,
-        balance=recipe.balance == "sampling",
-        channels_last=recipe.channels_last,
-    )
+    batches = training_batches(data, recipe, preprocessing, seed=seed)
     try:
         batch = next(iter(batches.epoch(0)))
     finally:

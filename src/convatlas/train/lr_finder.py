@@ -21,6 +21,7 @@ from convatlas.data import Batch, Batches, Data, Preprocessing
 from convatlas.errors import NumericError
 from convatlas.randomness import preserved, seed_step
 from convatlas.train import params
+from convatlas.train.feed import training_batches
 from convatlas.train.recipe import Recipe
 from convatlas.train.task import Classification
 
@@ -66,16 +67,7 @@ def find_learning_rate(
     plain = replace(recipe, clip_norm=0.0)
     network, optimizer = fabric.setup(trial, params.optimizer(trial, plain))
     objective = task.of(data, plain)
-    batches = Batches(
-        data.train,
-        preprocessing,
-        batch_size=recipe.batch_size,
-        augment=recipe.augment(data.train),
-        seed=seed,
-        shuffle=True,
-        drop_last=True,
-        channels_last=recipe.channels_last,
-    )
+    batches = training_batches(data, recipe, preprocessing, seed=seed)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0

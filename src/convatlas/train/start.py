@@ -19,6 +19,7 @@ from convatlas.errors import BadCheckpoint, DataError
 from convatlas.measure.machine import machine, versions
 from convatlas.models import create_model, find
 from convatlas.randomness import key, preserved
+from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop, Safety
 from convatlas.train.observer import Observer
 from convatlas.train.plan import plan
@@ -181,25 +182,17 @@ def _loop(
     preprocessing = Preprocessing.from_json(decided["preprocessing"])
     task = find_task(decided["task"]).of(data, recipe)
     workers = compute.workers if compute.workers is not None else min(len(os.sched_getaffinity(0)), 8)
-    common: dict[str, Any] = {
-        "seed": decided["seed"],
-        "workers": workers,
-        "rank": fabric.global_rank,
-        "world": fabric.world_size,
-        "channels_last": recipe.channels_last,
-    }
-    train = Batches(
-        data.train,
+    place: dict[str, Any] = {"workers": workers, "rank": fabric.global_rank, "world": fabric.world_size}
+    train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **place)
+    val = Batches(
+        data.val,
         preprocessing,
-        batch_size=recipe.batch_size,
-        augment=recipe.augment(data.train),
-        shuffle=True,
-        drop_last=True,
-        balance=recipe.balance == "sampling",
-        **common,
+        batch_size=recipe.batch_size * -(-64 // recipe.batch_size),
+        shuffle=False,
+        drop_last=False,
+        channels_last=recipe.channels_last,
+        **place,
     )
-    val_batch = max(recipe.batch_size, 64)
-    val = Batches(data.val, preprocessing, batch_size=val_batch, shuffle=False, drop_last=False, **common)
     return Loop(
         task=task,
         model=_network(decided, weights),

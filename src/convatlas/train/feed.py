@@ -1,0 +1,33 @@
+"""The batches that a recipe trains on: one rule for the loop, the learning-rate test and the pictures of them."""
+
+from __future__ import annotations
+
+from convatlas.data import Batches, Data, Preprocessing
+from convatlas.train.recipe import Recipe
+
+
+def training_batches(
+    data: Data,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Batches:
+    """The training split, shuffled and augmented as the recipe says, for one of `world` processes."""
+    return Batches(
+        data.train,
+        preprocessing,
+        batch_size=recipe.batch_size,
+        augment=recipe.augment(data.train),
+        seed=seed,
+        shuffle=True,
+        drop_last=True,
+        workers=workers,
+        rank=rank,
+        world=world,
+        balance=recipe.balance == "sampling",
+        channels_last=recipe.channels_last,
+    )
