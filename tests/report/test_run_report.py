@@ -334,7 +334,7 @@ def test_the_augmented_batch_is_the_one_that_was_trained_on(trained: RunFolder, 
     recipe, plain = Recipe.from_json(decided["recipe"]), Preprocessing.from_json(decided["preprocessing"])
     shown = augmented(digits, recipe, plain, decided["seed"])
     batches = Batches(
-        digits.train, plain, batch_size=recipe.batch_size, augment=recipe.augment(), seed=decided["seed"],
+        digits.train, plain, batch_size=recipe.batch_size, augment=recipe.augment(digits.train), seed=decided["seed"],
         shuffle=True, drop_last=True,
     )  # fmt: skip
     batch = next(iter(batches.epoch(0)))
