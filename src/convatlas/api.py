@@ -9,14 +9,12 @@ import csv
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch.distributed as dist
 
-from convatlas.data import Data, Split, open_data
+from convatlas.data import Data, open_data
 from convatlas.errors import BadCheckpoint, DataError
 from convatlas.files import read_untrusted
 from convatlas.infer import Evaluation, Run
@@ -25,6 +23,7 @@ from convatlas.models import create_model, find, list_models
 from convatlas.report import write_report
 from convatlas.train import Compute, Observer, Recipe, RunFolder, Safety, begin
 from convatlas.train import resume as go_on
+from convatlas.train.plan import check_wishes
 from convatlas.train.start import Notify
 from convatlas.weights import load_weights
 
@@ -84,6 +83,7 @@ def train(
     compute, reading = compute or Compute(), dict(reading or {})
     if out is not None and (Path(out) / "run.json").exists():
         RunFolder.create(Path(out))  # refuses, before any image is read
+    check_wishes(model, recipe, {**(settings or {}), **fields})
     if not isinstance(data, Data):
         data = open_data(_absolute(data), seed=seed, workers=compute.workers, **reading)
     alone = not _in_group()
@@ -145,7 +145,7 @@ def evaluate(
     own = opened.fingerprint == run.folder.read_run()["fingerprint"]
     if split is None:
         split = "test" if own or len(opened.test) else "all"
-    chosen = _everything(opened) if split == "all" else {part.name: part for part in opened.splits}[split]
+    chosen = opened.all if split == "all" else {part.name: part for part in opened.splits}[split]
     if not len(chosen):
         raise DataError(
             f"{opened.where} has no {split} images. Choose others with --split, or name a folder that has some."
@@ -199,20 +199,6 @@ def _absolute(where: str | Path) -> str:
     return "digits" if where == "digits" else os.path.abspath(where)
 
 
-def _everything(data: Data) -> Split:
-    """All samples, whatever their role, by id."""
-    parts = data.splits
-    order = np.argsort(np.concatenate([part.ids for part in parts]), kind="stable")
-    joined = {
-        name: [item for part in parts for item in getattr(part, name)]
-        for name in ("keys", "hashes", "_places")
-    }
-    arrays = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "ids", "sizes")
-    }
-    return replace(data.train, name="all", **joined, **arrays).subset(order)
-
-
 def _in_group() -> bool:
     return dist.is_available() and dist.is_initialized()
 
@@ -220,8 +206,7 @@ def _in_group() -> bool:
 def _reported(folder: RunFolder, data: Data, *, alone_before: bool) -> Run:
     """The run with its best weights; rank 0 evaluates it on val and writes its report.
 
-    The group of processes that training made is given back first: what one process does alone must not wait for
-    the others, as metrics do while there is a group.
+    The group of processes that training made is given back first; one that the caller made is left alone.
     """
     first = not _in_group() or dist.get_rank() == 0
     if _in_group() and alone_before:

@@ -122,7 +122,10 @@ def commit(parent: Path, name: str, parts: Mapping[str, Part], *, keep: int = KE
     try:
         hashes = {part: write_durable(folder / part, content) for part, content in parts.items()}
         write_json(folder / MANIFEST, {"files": hashes})
-        _fsync_folder(parent)
+        try:
+            _fsync_folder(parent)
+        except OSError as error:
+            raise _refuse(error, parent, None) from error
     except ResourceError:
         shutil.rmtree(folder, ignore_errors=True)
         raise

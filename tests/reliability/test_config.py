@@ -89,7 +89,7 @@ def paths(rng: random.Random) -> tuple[str, str | None]:
 
 
 def nesting(rng: random.Random) -> tuple[str, str | None]:
-    depth = rng.choice((50, 1_000, 5_000))
+    depth = rng.choice((50, 1_000, 50_000))
     return rng.choice(
         (f"milestones = {'[' * depth}{']' * depth}", "lr = " + "{a=" * depth, "a." * depth + "b = 1")
     ), None

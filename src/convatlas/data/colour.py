@@ -51,6 +51,6 @@ def shift(
     count = len(components)
     u = uniform(seed, epoch, ids, "pca", 2 * count)
     normal = np.sqrt(-2 * np.log1p(-u[:, :count])) * np.cos(2 * np.pi * u[:, count:])  # Box & Muller
-    by = torch.from_numpy(255 * std * normal @ np.array(components)).round().to(torch.int16)
+    by = torch.from_numpy(255 * std * normal @ np.array(components)).round().clamp(-255, 255).to(torch.int16)
     moved = images.to(torch.int16) + by.to(images.device)[:, :, None, None]
     return moved.clamp_(0, 255).to(torch.uint8)

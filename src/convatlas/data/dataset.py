@@ -74,6 +74,23 @@ class Split:
             return pixels if self.channels == 3 else np.ascontiguousarray(pixels[..., :1])
         return self._source.pixels(self._places[i], self.channels, self.keys[i])
 
+    @staticmethod
+    def joined(name: str, parts: Sequence[Split]) -> Split:
+        """The samples of several splits of the same data, by id."""
+        whole = Split(
+            name,
+            [key for part in parts for key in part.keys],
+            np.concatenate([part.labels for part in parts]),
+            np.concatenate([part.ids for part in parts]),
+            [digest for part in parts for digest in part.hashes],
+            np.concatenate([part.sizes for part in parts]),
+            parts[0].channels,
+            parts[0]._source,
+            [place for part in parts for place in part._places],
+            parts[0]._kept,
+        )
+        return whole.subset(np.argsort(whole.ids, kind="stable"))
+
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> Split:
         """The samples at `indices`, in that order; their ids stay what they were."""
         rows = np.asarray(indices, np.int64).reshape(-1)
@@ -110,6 +127,11 @@ class Data:
     def splits(self) -> tuple[Split, Split, Split]:
         """train, val, test."""
         return self.train, self.val, self.test
+
+    @property
+    def all(self) -> Split:
+        """Every sample, whatever its role, by id."""
+        return Split.joined("all", self.splits)
 
     def typical_side(self) -> int:
         """The median of the images' shorter sides, in pixels."""

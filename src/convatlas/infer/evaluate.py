@@ -200,10 +200,10 @@ class Tally:
     def __init__(self, classes: Sequence[str], device: torch.device | str = "cpu") -> None:
         size = len(classes)
         self.classes = tuple(classes)
-        self.top5 = MulticlassAccuracy(size, top_k=min(5, size), average="micro", validate_args=False).to(
-            device
-        )
-        self.confusion = MulticlassConfusionMatrix(size, validate_args=False).to(device)
+        # a tally belongs to its process: it never waits for others
+        alone: dict[str, Any] = {"validate_args": False, "sync_on_compute": False}
+        self.top5 = MulticlassAccuracy(size, top_k=min(5, size), average="micro", **alone).to(device)
+        self.confusion = MulticlassConfusionMatrix(size, **alone).to(device)
         self.keys: list[str] = []
         self.columns: list[tuple[Tensor, ...]] = []
 

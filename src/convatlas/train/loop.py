@@ -123,7 +123,7 @@ class Loop:
         with closing(self.train_batches.epoch(epoch, start)) as batches:
             for batch in clock.waiting(batches):
                 self._step(batch.to(self.fabric.device), epoch)
-                clock.images += self.recipe.batch_size
+                clock.images += len(batch) * self.fabric.world_size
                 due = self._checkpoint_due() if self.fabric.is_global_zero else False
                 stopping, saving = self._agreed(bool(stop), due)
                 if stopping:
@@ -174,7 +174,7 @@ class Loop:
             mean, state.window_loss, state.window_count = state.window_loss / state.window_count, 0.0, 0
             self._log(kind="train", epoch=epoch + 1, step=state.step, loss=mean, lr=lr, grad_norm=norm)
         self.observer.stepped(
-            step=state.step, epoch=epoch + 1, loss=loss, lr=lr, images=self.recipe.batch_size
+            step=state.step, epoch=epoch + 1, loss=loss, lr=lr, images=len(batch) * self.fabric.world_size
         )
 
     def _gradients(self, batch: Batch) -> tuple[float, float]:

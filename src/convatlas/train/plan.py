@@ -10,8 +10,8 @@ from convatlas.data import Data, Preprocessing, statistics
 from convatlas.errors import UsageError
 from convatlas.models import find
 from convatlas.train import choose
-from convatlas.train.recipe import Recipe
-from convatlas.train.recipes import prepared
+from convatlas.train.recipe import Recipe, read_settings
+from convatlas.train.recipes import find_recipe, prepared
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,15 @@ class Plan:
     preprocessing: Preprocessing
     reason: str | None
     notes: tuple[str, ...]  # what the recipe chose for these images
+
+
+def check_wishes(model: str | None, recipe: str | Recipe, settings: Mapping[str, Any] | None) -> None:
+    """Raise `UsageError` for what can be known to be wrong before any image is read."""
+    if model is not None:
+        find(model)
+    if isinstance(recipe, str):
+        find_recipe(recipe)
+    read_settings(settings or {})
 
 
 def plan(

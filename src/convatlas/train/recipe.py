@@ -17,6 +17,7 @@ from convatlas.files import read_untrusted
 from convatlas.train import schedule
 
 Number = tuple[float, ...]
+MAX_TOML_BYTES = 2**14  # parsing a dotted key takes time with the square of its length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,15 +148,7 @@ class Recipe:
             >>> Recipe().with_settings({"lr": "0.05", "flip": "true"}).lr
             0.05
         """
-        hints = get_type_hints(Recipe)
-        for key in settings:
-            if key not in hints:
-                raise UsageError(
-                    f"a recipe has no setting {key!r}.{did_you_mean(key, hints)} Known: {', '.join(sorted(hints))}."
-                )
-        return dataclasses.replace(
-            self, **{key: _read(key, value, hints[key]) for key, value in settings.items()}
-        )
+        return dataclasses.replace(self, **read_settings(settings))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for run.json."""
@@ -170,6 +163,17 @@ class Recipe:
             return Recipe().with_settings({str(key): item for key, item in value.items()})
         except UsageError as error:
             raise BadCheckpoint(f"the recipe of this run cannot be read: {error}") from error
+
+
+def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with their values as the fields' types. Raises `UsageError` as `with_settings` does."""
+    hints = get_type_hints(Recipe)
+    for key in settings:
+        if key not in hints:
+            raise UsageError(
+                f"a recipe has no setting {key!r}.{did_you_mean(key, hints)} Known: {', '.join(sorted(hints))}."
+            )
+    return {key: _read(key, value, hints[key]) for key, value in settings.items()}
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -244,9 +248,9 @@ def _from_text(key: str, text: str, kind: Any) -> Any:
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings of a user's recipe file, unchecked: `Recipe.with_settings` checks them.
 
-    Raises `UsageError` if the file is missing, larger than 1 MB or no TOML.
+    Raises `UsageError` if the file is missing, larger than 16 KB or no TOML.
     """
     try:
-        return tomllib.loads(read_untrusted(path, max_bytes=2**20).decode())
+        return tomllib.loads(read_untrusted(path, max_bytes=MAX_TOML_BYTES).decode())
     except (DataError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not a recipe in TOML: {error}") from error

@@ -22,7 +22,7 @@ from convatlas.randomness import key, preserved
 from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop, Safety
 from convatlas.train.observer import Observer
-from convatlas.train.plan import plan
+from convatlas.train.plan import check_wishes, plan
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
 from convatlas.train.task import find_task
@@ -82,6 +82,7 @@ def begin(
     compute, safety = compute or Compute(), safety or Safety()
     if out is not None and (Path(out) / "run.json").exists():
         RunFolder.create(Path(out))  # refuses, before any work is done
+    check_wishes(model, recipe, settings)
     data = (
         where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
     )

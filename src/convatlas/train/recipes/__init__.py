@@ -36,14 +36,19 @@ def recipes() -> dict[str, Recipe]:
     return {name: entry.recipe for name, entry in _NAMED.items()}
 
 
+def find_recipe(name: str) -> Named:
+    """The recipe of that name. Raises `UsageError` with the nearest names if there is none."""
+    if name not in _NAMED:
+        raise UsageError(
+            f"there is no recipe {name!r}.{did_you_mean(name, _NAMED)} Known: {', '.join(_NAMED)}."
+        )
+    return _NAMED[name]
+
+
 def prepared(name: str, data: Data, model: str) -> tuple[Recipe, list[str]]:
     """The recipe for these images and this network, with a sentence for each thing it chose.
 
     Raises `UsageError` with the nearest names if there is no such recipe.
     """
-    if name not in _NAMED:
-        raise UsageError(
-            f"there is no recipe {name!r}.{did_you_mean(name, _NAMED)} Known: {', '.join(_NAMED)}."
-        )
-    entry = _NAMED[name]
+    entry = find_recipe(name)
     return entry.adapt(entry.recipe, data, model) if entry.adapt else (entry.recipe, [])
