@@ -60,9 +60,8 @@ def generator(*parts: int | str) -> np.random.Generator:
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Set every generator of this process (torch, NumPy, random) for one training step."""
     value = key(seed, step, rank, "step")
-    torch.default_generator.manual_seed(
-        value
-    )  # torch.manual_seed also queues a call for a GPU that is not used
+    # torch.manual_seed would also queue a call for a GPU that is not used
+    torch.default_generator.manual_seed(value)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(value)
     np.random.seed(value % 2**32)  # noqa: NPY002 - third-party code reads the global state
