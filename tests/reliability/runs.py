@@ -23,6 +23,7 @@ DIGITS: dict[str, Any] = {
         "weight_decay": 1e-4,
         "ema": 0.9,
         "mixup": 0.2,
+        "dropout": 0.3,  # the one that draws from the generators of a step
         "clip_norm": 1.0,
     },
     "seed": 7,
