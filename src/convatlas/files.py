@@ -19,6 +19,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,7 +57,9 @@ def _refuse(error: OSError, path: Path, needed: int | None) -> ResourceError:
 def make_folder(path: Path) -> Path:
     """Create a folder with its parents. Raises `ResourceError` if that is not allowed."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            _fsync_folder(path.parent)
     except (FileExistsError, NotADirectoryError) as error:
         raise ResourceError(f"{path} cannot be a folder: a file of that name is in the way.") from error
     except OSError as error:
@@ -83,14 +86,20 @@ def write_durable(path: Path, content: Part) -> str:
         os.replace(temporary, path)
         _fsync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         if error.errno in _NO_ROOM:
             raise _refuse(error, path, len(content) if isinstance(content, bytes) else None) from error
         raise
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
     return digest
+
+
+def _remove(temporary: Path) -> None:
+    """Clean up after a failure, without a second failure in its place."""
+    with suppress(OSError):
+        temporary.unlink()
 
 
 def write_json(path: Path, value: object) -> str:
@@ -118,8 +127,8 @@ def commit(parent: Path, name: str, parts: Mapping[str, Part], *, keep: int = KE
     if whole(folder):
         return folder
     shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
-    make_folder(folder)
     try:
+        make_folder(folder)
         hashes = {part: write_durable(folder / part, content) for part, content in parts.items()}
         write_json(folder / MANIFEST, {"files": hashes})
         try:
@@ -131,8 +140,7 @@ def commit(parent: Path, name: str, parts: Mapping[str, Part], *, keep: int = KE
         raise
     for old in sorted(_numbered(parent), key=_number)[:-keep]:
         if old != folder:
-            (old / MANIFEST).unlink(missing_ok=True)  # first: a half-removed commit must not look whole
-            shutil.rmtree(old, ignore_errors=True)
+            _discard(old)
     return folder
 
 
@@ -150,8 +158,16 @@ def forget_after(parent: Path, number: int) -> None:
     """Remove the commits below `parent` whose first number is above `number`: their future will be made anew."""
     for folder in _numbered(parent):
         if _number(folder)[0] > number:
-            (folder / MANIFEST).unlink(missing_ok=True)  # first: a half-removed commit must not look whole
-            shutil.rmtree(folder, ignore_errors=True)
+            _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a commit, its manifest first: one that is half removed must not look whole."""
+    try:
+        (folder / MANIFEST).unlink(missing_ok=True)
+    except OSError as error:
+        raise _refuse(error, folder, None) from error
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def whole(folder: Path) -> bool:
@@ -184,16 +200,25 @@ class AppendLog:
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self.path = path
+        self._unwritten = 0  # bytes that the system has not taken
         try:
             self._file = open(path, "ab")  # noqa: SIM115 - lives as long as the log
+        except OSError as error:
+            raise _refuse(error, path, None) from error
+        try:
             if self._file.tell() < offset:
                 raise BadCheckpoint(
                     f"{path} is {self._file.tell()} bytes long, but its checkpoint says {offset}."
                 )
             self._file.truncate(offset)
             self._file.seek(offset)
+            _fsync_folder(path.parent)  # a checkpoint counts on the log being there
         except OSError as error:
+            self._file.close()
             raise _refuse(error, path, None) from error
+        except BadCheckpoint:
+            self._file.close()
+            raise
 
     @property
     def offset(self) -> int:
@@ -202,12 +227,14 @@ class AppendLog:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one line. Floats are written with all their digits; NaN and infinities as null."""
-        line = json.dumps(_finite(record), sort_keys=True, allow_nan=False) + "\n"
+        line = (json.dumps(_finite(record), sort_keys=True, allow_nan=False) + "\n").encode()
+        self._unwritten += len(line)
         try:
-            self._file.write(line.encode())
+            self._file.write(line)
             self._file.flush()
         except OSError as error:
-            raise _refuse(error, self.path, len(line)) from error
+            raise _refuse(error, self.path, self._unwritten) from error
+        self._unwritten = 0
 
     def sync(self) -> None:
         """Bring what was written to the disk."""
@@ -217,8 +244,11 @@ class AppendLog:
             raise _refuse(error, self.path, None) from error
 
     def close(self) -> None:
-        """Release the file."""
-        self._file.close()
+        """Release the file. Raises `ResourceError` if what was not yet written cannot be."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise _refuse(error, self.path, self._unwritten) from error
 
 
 def _finite(value: Any) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,18 @@ from convatlas import files
 from convatlas.data import Data, open_data
 from convatlas.errors import ResourceError
 from convatlas.files import newest
-from convatlas.train import Compute, begin, resume
+from convatlas.train import Compute, Observer, begin, resume
 
 pytestmark = pytest.mark.reliability
 
 CPU = Compute(accelerator="cpu", workers=0)
 RELEASE = os.environ.get("CONVATLAS_RELIABILITY") == "release"
 EVERY = 1 if RELEASE else 2  # of the sweep's writes
-SHORT = {**DIGITS, "settings": {**DIGITS["settings"], "epochs": 2, "batch_size": 256}, "compute": CPU}
+SHORT = {
+    **DIGITS,
+    "settings": {**DIGITS["settings"], "epochs": 5 if RELEASE else 2, "batch_size": 256},
+    "compute": CPU,
+}
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +124,42 @@ def test_a_disk_that_is_really_full(digits: Data, tmp_path: Path) -> None:
         with pytest.raises(ResourceError, match=r"bytes are free; [\d,]+ bytes are needed"):
             begin(digits, out=disk / "run", **SHORT)
         assert not list(disk.rglob("*.tmp-*"))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+class FillsTheDisk(Observer):
+    """Leaves not a byte after the first epoch, as another program would."""
+
+    def __init__(self, ballast: Path) -> None:
+        self.ballast = ballast
+
+    def evaluated(self, record: Mapping[str, Any]) -> None:
+        with open(self.ballast, "wb", buffering=0) as file:
+            for size in (2**16, 2**10, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+
+
+def test_a_disk_that_fills_up_while_training(digits: Data, tmp_path: Path) -> None:
+    begin(digits, out=tmp_path / "whole", **SHORT)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        with pytest.raises(ResourceError, match=r"bytes are free; [\d,]+ bytes are needed"):
+            begin(digits, out=disk / "run", observer=FillsTheDisk(disk / "ballast"), **SHORT)
+        assert newest(disk / "run" / "checkpoints")[0] is not None
+        with pytest.raises(ResourceError, match="bytes are free"):
+            resume(disk / "run", where=digits, compute=CPU)
         (disk / "ballast").unlink()
-        (disk / "run").exists()
+        resume(disk / "run", where=digits, compute=CPU)
+        assert_equal(disk / "run", contents(tmp_path / "whole"))
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
@@ -136,6 +175,8 @@ def test_a_read_only_disk(digits: Data, tmp_path: Path) -> None:
     try:
         with pytest.raises(ResourceError, match="Read-only file system"):
             begin(digits, out=disk / "run", **SHORT)
+        with pytest.raises(ResourceError, match="Read-only file system"):
+            files.write_durable(disk / "batch.png", b"content")
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 

@@ -55,6 +55,26 @@ def test_a_signal_commits_a_checkpoint_and_leaves_with_its_code(
     assert_equal(out, undisturbed)
 
 
+def test_a_step_that_does_not_end_is_given_up(
+    nursery: Nursery, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    """One signal, from inside a step that takes for ever: the checkpoint before it is what remains."""
+    out = tmp_path / "run"
+    begun = time.monotonic()
+    child = nursery.start(
+        tmp_path / "log",
+        where="digits",
+        arguments={**LONG, "out": str(out)},
+        trap=["step", 30, signal.SIGTERM],
+        hang=True,
+    )
+    assert child.wait() == 143
+    assert time.monotonic() - begun < 50  # five times the goal of 10 s
+    assert "given up" in child.output()
+    assert nursery.run(tmp_path / "log", resume=str(out)) == 0
+    assert_equal(out, undisturbed)
+
+
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_at_once(
     nursery: Nursery, undisturbed: dict[str, bytes], tmp_path: Path, which: signal.Signals

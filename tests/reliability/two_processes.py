@@ -56,12 +56,12 @@ def main() -> int:
         "compute": Compute(accelerator="cpu", workers=0),
         "safety": Safety(checkpoint_steps=5),
     }
-    settings = {"epochs": 2, "batch_size": 128, "optimizer": "sgd", "lr": 0.05, "ema": 0.9}
+    settings = {"epochs": 2, "batch_size": 128, "image_size": 16, "optimizer": "sgd", "lr": 0.05, "ema": 0.9}
     try:
         if options.resume or (options.resume_if_there and (options.out / "run.json").exists()):
             resume(options.out, **common)
         else:
-            begin("digits", model="lenet5", out=options.out, seed=7, settings=settings, **common)
+            begin("digits", model="resnet20_cifar", out=options.out, seed=7, settings=settings, **common)
     except ConvAtlasError as error:
         print(error, file=sys.stderr)
         return error.exit_code

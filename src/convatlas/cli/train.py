@@ -76,6 +76,10 @@ def train(
     val_share: Annotated[
         float, typer.Option(help="Of the training images, where the data have no val.", min=0, max=0.9)
     ] = 0.1,
+    test_share: Annotated[
+        float | None,
+        typer.Option(help="Set aside as test, where the data have none and one level.", min=0, max=0.9),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode; chosen if absent.", min=0)
     ] = None,
@@ -134,7 +138,7 @@ def train(
             run = api.resume(resume, where, observer=observer, **common)
         else:
             fields = {**(read_toml(config) if config else {}), **console.pairs(settings or ()), **given}
-            reading = {"group_by": group_by, "on_bad": on_bad, "val_share": val_share}
+            reading = {"group_by": group_by, "on_bad": on_bad, "val_share": val_share, "test_share": test_share}
             run = api.train(
                 where or "digits",
                 model,

@@ -42,6 +42,7 @@ class State:
     stopped_early: bool = False
     metrics_offset: int = 0
     timing_offset: int = 0
+    device: str = ""
     world: int = 1
     threads: int = 0
     torch: str = ""

@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -112,6 +113,10 @@ class Loop:
                     except _RolledBack:
                         continue
                 self.observer.ended()
+        if self.state.best_epoch is None:
+            raise NumericError(
+                "the validation loss was not finite after any epoch; there are no weights to keep."
+            )
         return self.state
 
     def _epoch(self, stop: StopRequest) -> None:
@@ -265,6 +270,7 @@ class Loop:
         """Measure on the validation split, with averaged weights where the recipe has them; keep the best."""
         state = self.state
         self.observer.evaluating(epoch=epoch + 1)
+        self._share_buffers()
         self.model.eval()
         metrics = {name: metric.to(self.fabric.device) for name, metric in self.task.metrics().items()}
         better, values = False, dict[str, float]()
@@ -326,6 +332,7 @@ class Loop:
     # --- stopping, saving, going on ---------------------------------------------------------------------
 
     def _stop(self, stop: StopRequest) -> NoReturn:
+        stop.noticed()
         self._save()
         name = stop.signal.name if stop.signal else "a signal at another process"
         raise Interrupted(
@@ -348,11 +355,8 @@ class Loop:
             self._timing.sync()
             state = self.state
             state.metrics_offset, state.timing_offset = self._metrics.offset, self._timing.offset
-            state.world, state.threads, state.torch = (
-                self.fabric.world_size,
-                torch.get_num_threads(),
-                torch.__version__,
-            )
+            for what, now in self._here().items():
+                setattr(state, what, now)
             checkpoint.save(make_folder(self.folder.checkpoints), state, self.plain, self.optimizer, self.ema)
         self._saved_at = time.monotonic()
         self.fabric.barrier()
@@ -365,14 +369,9 @@ class Loop:
         if state is None:
             return
         self.state = state
-        here = {
-            "world": self.fabric.world_size,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
         changed = [
             f"{what} {getattr(state, what)} -> {now}"
-            for what, now in here.items()
+            for what, now in self._here().items()
             if getattr(state, what) != now
         ]
         if changed:
@@ -384,10 +383,19 @@ class Loop:
             forget_after(self.folder.path / "best", state.validated)
         self.fabric.barrier()
 
+    def _here(self) -> dict[str, Any]:
+        """What the bits depend on, beside the run's own settings; fields of `State`."""
+        return {
+            "device": self.fabric.device.type,
+            "world": self.fabric.world_size,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
     @contextmanager
     def _logs(self) -> Generator[None]:
-        self._open_logs()
         try:
+            self._open_logs()
             yield
         finally:
             self._close_logs()
@@ -409,6 +417,15 @@ class Loop:
             self._metrics.append(record)
 
     # --- several processes ------------------------------------------------------------------------------
+
+    def _share_buffers(self) -> None:
+        """Give every process the running statistics of rank 0, its own and averaged: those that are saved."""
+        if self.fabric.world_size == 1:
+            return
+        for name, buffer in self.plain.named_buffers():
+            dist.broadcast(buffer, 0)
+            if self.ema is not None and name in self.ema.shadow:
+                dist.broadcast(self.ema.shadow[name], 0)
 
     def _mean_over_processes(self, values: Tensor) -> Tensor:
         if self.fabric.world_size == 1:

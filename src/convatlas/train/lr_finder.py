@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
@@ -53,13 +54,18 @@ def find_learning_rate(
     lowest: float = 1e-6,
     highest: float = 10.0,
     steps: int = 120,
+    accelerator: str = "auto",
 ) -> LrFinding:
     """Raise the rate from `lowest` to `highest` by equal factors over `steps` steps of the recipe's optimiser.
 
     The suggestion is the rate at the steepest fall of the smoothed loss. Raises `NumericError` if the loss
     is not finite from the start, or never falls.
     """
-    fabric = Fabric(devices=1, precision="bf16-mixed" if recipe.precision == "bf16" else "32-true")
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=1,
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+    )
     trial = copy.deepcopy(model)
     if recipe.channels_last:
         trial = trial.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -71,7 +77,7 @@ def find_learning_rate(
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
-    with preserved():
+    with preserved(), closing(batches):
         network.train()
         for step, batch in zip(range(steps), _endless(batches), strict=False):
             seed_step(seed, step)

@@ -23,6 +23,36 @@ from convatlas.files import make_folder, newest, read_json, read_untrusted, writ
 
 FORMAT = 1
 RUN = "run.json"
+MAYBE = type(None)
+FIELDS: dict[str, tuple[type, ...]] = {  # of run.json, and what they may be
+    "created": (str,),
+    "command": (list,),
+    "task": (str,),
+    "model": (str,),
+    "options": (dict,),
+    "weights": (str, MAYBE),
+    "choice": (str, MAYBE),
+    "recipe_name": (str,),
+    "recipe": (dict,),
+    "notes": (list,),
+    "seed": (int,),
+    "where": (str,),
+    "reading": (dict,),
+    "data": (dict,),
+    "fingerprint": (str,),
+    "preprocessing": (dict,),
+    "safety": (dict,),
+    "workers": (int, MAYBE),
+    "versions": (dict,),
+    "machine": (dict,),
+}
+READING: dict[str, tuple[type, ...]] = {
+    "val_share": (int, float),
+    "test_share": (int, float, MAYBE),
+    "group_by": (str, MAYBE),
+    "on_bad": (str,),
+}
+SAFETY: dict[str, tuple[type, ...]] = {"on_nan": (str,), "checkpoint_steps": (int,)}
 
 
 class RunFolder:
@@ -88,6 +118,9 @@ class RunFolder:
         value = read_json(self.path / RUN)
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise BadCheckpoint(f"{self.path / RUN} is not a run of format {FORMAT}.")
+        _check(value, FIELDS, self.path / RUN, complete=True)
+        _check(value["reading"], READING, self.path / RUN)
+        _check(value["safety"], SAFETY, self.path / RUN)
         return value
 
     def write_run(self, value: dict[str, Any]) -> None:
@@ -115,6 +148,22 @@ class RunFolder:
     def write_samples(self, content: bytes) -> None:
         """Write samples.csv."""
         write_durable(self.path / "samples.csv", content)
+
+
+def _check(
+    value: dict[str, Any], fields: dict[str, tuple[type, ...]], path: Path, *, complete: bool = False
+) -> None:
+    """Raise `BadCheckpoint` for a field that is missing or holds what no run writes; for an unknown one, if not
+    `complete` (a part of run.json whose fields become arguments).
+    """
+    for name, kinds in fields.items():
+        if complete and name not in value:
+            raise BadCheckpoint(f"{path} lacks {name!r}.")
+        if name in value and type(value[name]) not in kinds:
+            raise BadCheckpoint(f"{path}: {name} is {value[name]!r}, which no run writes.")
+    unknown = value.keys() - fields.keys()
+    if unknown and not complete:
+        raise BadCheckpoint(f"{path}: {sorted(unknown)[0]!r} is not known.")
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

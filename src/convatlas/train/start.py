@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,7 +69,6 @@ def begin(
     safety: Safety | None = None,
     observer: Observer | None = None,
     notify: Notify | None = None,
-    command: Sequence[str] | None = None,
     find_rate: bool = False,
     **reading: Any,
 ) -> RunFolder:
@@ -94,7 +93,7 @@ def begin(
         options["dropout"] = final.dropout
     decided = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": list(command or sys.argv),
+        "command": _command(data, model, recipe, settings, seed, weights, safety, reading, find_rate),
         "task": find_task(spec.task).name,
         "model": decision.model,
         "options": options,
@@ -118,7 +117,13 @@ def begin(
         from convatlas.train.lr_finder import find_learning_rate
 
         found = find_learning_rate(
-            _network(decided), data, final, decision.preprocessing, find_task(spec.task), seed=seed
+            _network(decided, weights),
+            data,
+            final,
+            decision.preprocessing,
+            find_task(spec.task),
+            seed=seed,
+            accelerator=compute.accelerator,
         )
         final = replace(final, lr=found.suggestion)
         decided["recipe"], decided["lr_finder"] = final.to_json(), found.to_json()
@@ -132,6 +137,36 @@ def begin(
         notify({**decided, "path": str(folder.path)})
     _loop(folder, decided, data, fabric, compute, safety, observer, weights).run()
     return folder
+
+
+def _command(
+    data: Data,
+    model: str | None,
+    recipe: str | Recipe,
+    settings: Mapping[str, Any] | None,
+    seed: int,
+    weights: str | None,
+    safety: Safety,
+    reading: Mapping[str, Any],
+    find_rate: bool,
+) -> list[str]:
+    """The command that does the same again, also for a run that Python began. A folder for it is not named."""
+    fields = dict(settings or {})
+    if isinstance(recipe, Recipe):
+        fields = recipe.to_json() | fields
+        del fields["name"], fields["source"]
+    words = ["convatlas", "train", str(data.where)]
+    words += ["--model", model] if model else []
+    words += ["--recipe", recipe] if isinstance(recipe, str) else []
+    for field, value in fields.items():
+        words += ["--set", f"{field}={value if isinstance(value, str) else json.dumps(value)}"]
+    words += ["--seed", str(seed)]
+    given = {**reading, "on_nan": safety.on_nan, "weights": weights}
+    usual = {"on_bad": "error", "val_share": 0.1, "on_nan": "stop"}
+    for option, value in given.items():
+        if value is not None and value != usual.get(option):
+            words += [f"--{option.replace('_', '-')}", str(value)]
+    return [*words, "--find-lr"] if find_rate else words
 
 
 def resume(
