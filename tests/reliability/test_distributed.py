@@ -20,6 +20,10 @@ pytestmark = pytest.mark.reliability
 PROGRAM = Path(__file__).with_name("two_processes.py")
 
 
+# Without the last one, processes that were started again may read where the dead ones listened.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+
+
 def torchrun(out: Path, *extra: str, restarts: int = 0) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     return subprocess.Popen(
@@ -28,7 +32,7 @@ def torchrun(out: Path, *extra: str, restarts: int = 0) -> subprocess.Popen[str]
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        env={**os.environ, **ENVIRONMENT},
     )
 
 
