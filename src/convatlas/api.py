@@ -100,7 +100,7 @@ def train(
         observer=observer,
         notify=notify,
         find_rate=find_lr,
-        **reading,
+        reading=reading,
     )
     return _reported(folder, data, alone_before=alone)
 

@@ -21,7 +21,7 @@ def digits() -> Data:
 def trained(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Path:
     """A run folder: LeNet-5 on the digits, 4 epochs."""
     out = tmp_path_factory.mktemp("runs") / "digits"
-    begin(digits, model="lenet5", settings={"epochs": 4}, out=out, command=["convatlas", "train", "digits"])
+    begin(digits, model="lenet5", settings={"epochs": 4}, out=out)
     return out
 
 

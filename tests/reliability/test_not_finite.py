@@ -178,4 +178,6 @@ def test_a_validation_that_is_not_finite_is_never_the_best(
     monkeypatch.setattr(Classification, "measure", spoiled)
     with pytest.raises(NumericError, match="validation loss is nan"):
         train(digits, tmp_path / "run", "stop")
+    with pytest.raises(NumericError, match="no weights to keep"):
+        train(digits, tmp_path / "skipping", "skip")
     assert newest(tmp_path / "run" / "best")[0] is None

@@ -42,7 +42,7 @@ def craft(path: Path, classes: Sequence[str], *, keys: Sequence[str] = (), **fie
             "command": ["convatlas", "train"], "seed": 0, "versions": {}, "machine": {}, "where": "photos",
             "data": {"notes": [], "per_class": {"train": dict.fromkeys(classes, 3)}}, "fingerprint": "0" * 64,
             "preprocessing": plain.to_json(), "task": "classification", "created": "2026-01-02T03:04:05+00:00",
-            "choice": None, "notes": [], **fields,
+            "choice": None, "notes": [], "weights": None, "workers": None, "reading": {}, "safety": {}, **fields,
         }
     )  # fmt: skip
     folder.write_evaluation("val", made_up(classes, keys).to_json())

@@ -107,7 +107,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> RunFolder
         model="lenet5",
         settings={"epochs": 2, "mixup": 0.5},
         out=out,
-        command=["convatlas", "train", "digits"],
     )
     run = Run.load(folder.path)
     for split in (digits.val, digits.test):
@@ -294,9 +293,7 @@ def test_hostile_names_on_the_disk(tmp_path: Path, trained: RunFolder) -> None:
             with Image.open(path) as image:
                 Image.blend(image.convert("RGB"), Image.new("RGB", (24, 24), colour), 0.3).save(path)
     data = open_data(tmp_path / "data")
-    folder = begin(
-        data, model="lenet5", settings={"epochs": 1, "batch_size": 8}, out=tmp_path / "run", command=["x"]
-    )
+    folder = begin(data, model="lenet5", settings={"epochs": 1, "batch_size": 8}, out=tmp_path / "run")
     folder.write_evaluation(
         "val", Run.load(folder.path).evaluate(data.val, fingerprint=data.fingerprint).to_json()
     )

@@ -138,7 +138,12 @@ def train(
             run = api.resume(resume, where, observer=observer, **common)
         else:
             fields = {**(read_toml(config) if config else {}), **console.pairs(settings or ()), **given}
-            reading = {"group_by": group_by, "on_bad": on_bad, "val_share": val_share, "test_share": test_share}
+            reading = {
+                "group_by": group_by,
+                "on_bad": on_bad,
+                "val_share": val_share,
+                "test_share": test_share,
+            }
             run = api.train(
                 where or "digits",
                 model,

@@ -70,7 +70,7 @@ def begin(
     observer: Observer | None = None,
     notify: Notify | None = None,
     find_rate: bool = False,
-    **reading: Any,
+    reading: Mapping[str, Any] | None = None,
 ) -> RunFolder:
     """Train on `where` and give the run's folder.
 
@@ -78,7 +78,7 @@ def begin(
     `notify` is given what has been decided (run.json) before the first step; `find_rate` looks for the
     learning rate first. Raises `DataError`, `UsageError`, `NumericError`, `ResourceError`, `Interrupted`.
     """
-    compute, safety = compute or Compute(), safety or Safety()
+    compute, safety, reading = compute or Compute(), safety or Safety(), dict(reading or {})
     if out is not None and (Path(out) / "run.json").exists():
         RunFolder.create(Path(out))  # refuses, before any work is done
     check_wishes(model, recipe, settings)
