@@ -35,15 +35,16 @@ class Run:
         self.folder, self.spec, self.model = folder, spec, model.eval()
 
     @staticmethod
-    def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Run:
-        """The run in that folder with its best weights.
+    def load(path: str | os.PathLike[str], *, device: str | torch.device | None = None) -> Run:
+        """The run in that folder with its best weights, on `device`; on a GPU if there is one and none is named.
 
         Raises `BadCheckpoint` if it is no run, its files are damaged, or weights and spec do not belong together.
         """
         folder = RunFolder.open(os.fspath(path))
         best = folder.best
         spec = SavedSpec.read(best / SPEC)
-        return Run(folder, spec, _network(spec, best).to(device))
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return Run(folder, spec, _network(spec, best).to(place))
 
     @property
     def classes(self) -> tuple[str, ...]:
