@@ -188,9 +188,29 @@ def test_copies_across_given_splits_are_told(tmp_path):
     root = fill(tmp_path, {"train/cat": 4, "test/cat": 2, "train/dog": 3, "test/dog": 1})
     (root / "test/cat/copy.png").write_bytes((root / "train/cat/000.png").read_bytes())
     assert any(
-        note.startswith("1 images of test are in train as well")
-        for note in open_data(root, val_share=0).notes
+        note.startswith("1 image of test is in train as well") for note in open_data(root, val_share=0).notes
     )
+
+
+def test_groups_across_given_splits_are_told(tmp_path):
+    root = fill(tmp_path, {f"{split}/cat": 8 for split in ("train", "val", "test")})
+    for i in range(2, 8):
+        (root / f"val/cat/{i:03d}.png").rename(root / f"val/cat/1{i:02d}.png")
+    (root / "test/cat").rename(root / "test/other")
+    notes = open_data(root, group_by=r"(cat/\d+)").notes
+    assert notes == ("2 groups stand in both train and val as given: cat/000, cat/001",)
+    assert not any("groups" in note for note in open_data(root).notes)
+
+
+def test_a_group_of_the_given_train_that_val_is_drawn_from_is_told(tmp_path):
+    root = fill(tmp_path, {"train/cat": 20, "test/cat": 20})
+    for path in (root / "test/cat").glob("00[1-9].png"):
+        path.unlink()
+    for path in (root / "test/cat").glob("01*.png"):
+        path.rename(path.with_name(f"9{path.name}"))
+    for seed in range(20):  # 000 is in val for some of them, and was given to train all the same
+        notes = open_data(root, group_by=r"cat/(\d+)", seed=seed, val_share=0.5).notes
+        assert "1 group stands in both train and test as given: 000" in notes
 
 
 # --- classes and channels ---------------------------------------------------------------------------------
@@ -331,13 +351,13 @@ def test_bad_files_are_an_error_or_left_out(tmp_path):
     data = open_data(root, on_bad="skip")
     assert sum(sizes(data)) == 10
     assert [tuple(one) for one in data.bad] == [("cat/empty.jpg", "empty", "0 bytes")]
-    assert "1 files were left out: 1 empty" in data.notes
+    assert "1 file was left out: 1 empty" in data.notes
 
 
 def test_nothing_but_bad_files(tmp_path):
     fill(tmp_path, {"cat": 0})
     (tmp_path / "cat" / "a.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="none of its 1 files is an image"):
+    with pytest.raises(DataError, match="no image that can be read: 1 bad file"):
         open_data(tmp_path, on_bad="skip")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
 import threading
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -363,3 +365,24 @@ def test_a_cap_of_pillow_set_by_someone_else_changes_only_the_reason(monkeypatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(BadImage, match="too many pixels"):
         decode(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"SECRET of somebody",
+        b"P5 SECRET 1 255 " + bytes(9),
+        b"P5 SECRET-that-is-long 1 255 " + bytes(9),
+        b"P6\nSECRETSECRET",
+        b"\x89PNG\r\n\x1a\n\0\0\xff\xffSECR" + bytes(20),
+        encoded(photo(1), "PNG")[:33] + b"\0\0\0\0SECR" + zlib.crc32(b"SECR").to_bytes(4, "big") + bytes(12),
+        b"GIF89aSECRETSECRETSECRETSECRET",
+        b"BMSECRETSECRET" + struct.pack("<I", 40) + b"SECRET" * 9,
+        b"II*\0\x08\0\0\0\x01\0SECRETSECRETSECRET",
+        b"RIFF\x20\0\0\0WEBPSECRETSECRETSECRETSECRETSECRET",
+    ],
+)
+def test_no_message_quotes_the_file(content):
+    with pytest.raises(BadImage) as caught:
+        decode(content)
+    assert "SEC" not in str(caught.value)

@@ -58,7 +58,7 @@ def test_files_may_lie_deeper_than_their_class():
 def test_wrapping_folders_are_passed_through_and_stay_in_keys(wrap):
     found = listed(f"{wrap}train/cat/a.jpg", f"{wrap}val/cat/b.jpg", "README.md")
     assert rows(found) == [(f"{wrap}train/cat/a.jpg", "cat", "train"), (f"{wrap}val/cat/b.jpg", "cat", "val")]
-    assert found.notes == ["1 files outside class folders were not looked at (README.md)"]
+    assert found.notes == ["1 file outside class folders was not looked at (README.md)"]
     one_level = listed(f"{wrap}cat/a.jpg", f"{wrap}dog/b.jpg")
     assert [item.label for item in one_level.items] == ["cat", "dog"]
 
@@ -81,7 +81,7 @@ def test_what_lies_outside_classes_is_told():
         ("cover.jpg", "outside a class folder"),
     ]
     assert len(found.notes) == 2
-    assert "'extra' is no split: its 1 files" in found.notes[1]
+    assert "'extra' is no split: its 1 file was" in found.notes[1]
 
 
 def test_empty_classes_are_known():
@@ -272,7 +272,7 @@ def test_malformed_rows_are_listed_by_line(photos):
         ("file,class\na,b\n", "must name the columns path and label"),
         ("path,label,label\na,b,c\n", "each once"),
         ("path,label\n", "names no image"),
-        ("path,label\n,\n", "1 rows are malformed"),
+        ("path,label\n,\n", "1 row is malformed"),
     ],
 )
 def test_a_table_without_what_it_needs(photos, text, told):

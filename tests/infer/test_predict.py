@@ -154,6 +154,40 @@ def test_what_cannot_be_a_picture(run: Run, tmp_path: Path) -> None:
             run.predict(np.zeros((8, 8), np.uint8), **wrong)
 
 
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(
+    run: Run, digit: NDArray[np.uint8], folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "secret.txt").write_text("password")
+    (tmp_path / "outside.png").write_bytes(png(digit))
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "inner.png").write_bytes(png(digit))
+    (folder / "a.png").symlink_to(tmp_path / "secret.txt")
+    (folder / "b.png").symlink_to(tmp_path / "outside.png")
+    (folder / "c.png").symlink_to(folder / "page 1" / "1.PNG")
+    (folder / "d").symlink_to(tmp_path / "more")
+    for pattern in (
+        folder,
+        str(folder / "*.png"),
+        str(folder / "**"),
+        str(folder / "d*" / "*.png"),
+        str(folder / "?"),
+    ):
+        found = run.predict(pattern, on_bad="skip")
+        out = {Path(bad.key).name for bad in found.bad}
+        assert {bad.reason for bad in found.bad} == {"link"}
+        assert out <= {"a.png", "b.png", "inner.png"}
+        assert not {Path(each.name).name for each in found} & {"a.png", "b.png", "inner.png"}
+    assert "c.png" in {Path(each.name).name for each in run.predict(folder, on_bad="skip")}
+    with pytest.raises(BadImage) as caught:
+        run.predict(folder)
+    assert "passw" not in str(caught.value)
+    assert (
+        len(run.predict([folder / "b.png", str(folder / "c.png")])) == 2
+    )  # named itself, a link is followed
+    (tmp_path / "linked").symlink_to(folder / "page 1")
+    assert len(run.predict(tmp_path / "linked")) == len(run.predict(str(tmp_path / "linked" / "*"))) == 2
+
+
 def test_a_pipe_is_refused_at_once(run: Run, tmp_path: Path) -> None:
     import os
 

@@ -7,6 +7,7 @@ kind                   level     what it says
 =====================  ========  ====================================================================
 contradiction          error     files of equal content in two classes
 leak                   error     files of equal content in two splits
+group leak             error     a group (a patient, a scene) in two given splits
 near leak              warning   pictures that look alike in two splits (a judgement: `data.similar`)
 duplicate              warning   files of equal content in one class and split
 empty class            warning   a class folder without an image
@@ -32,11 +33,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from convatlas.data.dataset import class_order, size_summary
+from convatlas.data.groups import group_column, group_names, group_pattern, torn_groups
 from convatlas.data.similar import components, equal, near_duplicates
 from convatlas.data.sources import SPLITS, BadFile, open_source
-from convatlas.data.sources.source import alike
+from convatlas.data.sources.source import alike, counted, printable
 from convatlas.data.survey import Survey, survey
 
+_KEYS = 4  # that a finding's sentence names
 SHOWN = 20  # lines of one list on a terminal; JSON has them all
 
 
@@ -95,14 +98,16 @@ class Check:
         state = "[green]in order[/]" if self.ok else "[red]not in order[/]"
         colour = "grey" if self.channels == 1 else "colour"
         console.print(
-            f"[bold]{escape(self.where)}[/] ({self.kind}): {self.images:,} images in {len(self.classes)} classes, "
-            f"{colour}, {state} ({self.seconds:.1f} s)"
+            f"[bold]{escape(self.where)}[/] ({self.kind}): {counted(self.images, 'image')} in "
+            f"{counted(len(self.classes), 'class', 'classes')}, {colour}, {state} ({self.seconds:.1f} s)"
         )
         least, middle, most = (" x ".join(map(str, self.sizes[name])) for name in ("min", "median", "max"))
         console.print(f"sizes: least {least}, median {middle}, largest {most}")
         console.print(self._count_table())
         if self.bad:
-            table = Table(title=f"{len(self.bad)} bad files", title_justify="left", title_style="bold red")
+            table = Table(
+                title=counted(len(self.bad), "bad file"), title_justify="left", title_style="bold red"
+            )
             for column in ("file", "reason", "detail"):
                 table.add_column(column, overflow="fold")
             for one in self.bad[:SHOWN]:
@@ -143,10 +148,15 @@ def check(
 ) -> Check:
     """Read and decode every file of `where` and say what is wrong with it.
 
-    `workers`: processes that decode; chosen if None. `survey_of`: a survey that was made before. Raises
-    `DataError` where there is nothing to look at.
+    `workers`: processes that decode; chosen if None. `group_by`: what belongs together, as in `open_data`; a
+    CSV's column "group" counts by itself. `survey_of`: a survey that was made before.
+
+    Raises `DataError` where there is nothing to look at, `UsageError` for a `group_by` that names no group.
     """
-    seen = survey_of or survey(open_source(where), workers=workers)
+    source = survey_of.source if survey_of is not None else open_source(where, group_column(group_by))
+    group_pattern(source, group_by)  # what is wrong with it is said before every file is read
+    seen = survey_of if survey_of is not None else survey(source, workers=workers)
+    groups = group_names(seen.source, seen.items, group_by)
     counts: dict[str, Counter[str]] = {}
     for item in seen.items:
         counts.setdefault(item.split or "all", Counter())[item.label] += 1
@@ -162,14 +172,16 @@ def check(
         sizes=size_summary(seen.sizes),
         channels=1 if len(seen.grey) and bool(seen.grey.all()) else 3,
         bad=tuple(seen.bad),
-        findings=tuple(_findings(seen, names, counts)),
+        findings=tuple(_findings(seen, groups, names, counts)),
         notes=tuple(seen.listing.notes),
         seconds=seen.seconds,
     )
 
 
-def _findings(seen: Survey, names: Sequence[str], counts: dict[str, Counter[str]]) -> list[Finding]:
-    found = [*_copies(seen), *_near_leaks(seen)]
+def _findings(
+    seen: Survey, groups: Sequence[str], names: Sequence[str], counts: dict[str, Counter[str]]
+) -> list[Finding]:
+    found = [*_copies(seen), *_group_leaks(seen, groups), *_near_leaks(seen)]
     total = Counter(item.label for item in seen.items)
     splits = [split for split in SPLITS if split in counts]
     for name in names:
@@ -202,7 +214,7 @@ def _copies(seen: Survey) -> Iterable[Finding]:
             continue
         items = [seen.items[row] for row in rows]
         keys = tuple(item.key for item in items)
-        shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+        shown = _some(keys)
         labels, splits = sorted({item.label for item in items}), sorted({item.split for item in items})
         if len(labels) > 1:
             yield Finding(
@@ -212,6 +224,21 @@ def _copies(seen: Survey) -> Iterable[Finding]:
             yield Finding("error", "leak", f"the same file in {' and '.join(splits)}: {shown}", keys)
         if len(labels) == len(splits) == 1:
             yield Finding("warning", "duplicate", f"the same file {len(keys)} times: {shown}", keys)
+
+
+def _group_leaks(seen: Survey, groups: Sequence[str]) -> Iterable[Finding]:
+    """Groups that the source gives to several splits; one key of every split is named first."""
+    for group, places in torn_groups(seen.items, groups).items():
+        rows = [rows[0] for rows in places.values()] + [row for rows in places.values() for row in rows[1:]]
+        shown = _some([seen.items[row].key for row in rows])
+        keys = tuple(seen.items[row].key for row in sorted(rows))
+        told = f"group {printable(group)} in {' and '.join(places)}: {shown}"
+        yield Finding("error", "group leak", told, keys)
+
+
+def _some(keys: Sequence[str]) -> str:
+    """The first few keys, and how many more there are."""
+    return ", ".join(keys[:_KEYS]) + (f" and {len(keys) - _KEYS} more" if len(keys) > _KEYS else "")
 
 
 def _near_leaks(seen: Survey) -> Iterable[Finding]:
@@ -229,5 +256,5 @@ def _near_leaks(seen: Survey) -> Iterable[Finding]:
         if several and len({seen.hashes[row] for row in rows}) > 1:
             keys = tuple(seen.items[row].key for row in rows)
             where = " and ".join(sorted(set(splits[rows].tolist())))
-            shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+            shown = _some(keys)
             yield Finding("warning", "near leak", f"pictures that look alike in {where}: {shown}", keys)

@@ -96,7 +96,8 @@ def sniff(head: bytes) -> str:
     for magic, name in _OTHER:
         if head.lstrip().startswith(magic):
             raise BadImage("not an image", name)
-    raise BadImage("not an image", f"it begins with {head[:8]!r}")
+    # the bytes themselves are not told: a file that is no image may be somebody's secret
+    raise BadImage("not an image", "it begins like no image that is accepted")
 
 
 def inspect(content: bytes) -> Container:
@@ -179,7 +180,7 @@ def _png(content: bytes) -> Container:
             raise BadImage("truncated", "PNG without its end chunk")
         length, kind = struct.unpack_from(">I4s", content, at)
         if at + 12 + length > len(content):
-            raise BadImage("truncated", f"PNG chunk {kind.decode('latin-1')!r}")
+            raise BadImage("truncated", f"PNG chunk at byte {at:,}")
         body = view[at + 8 : at + 8 + length]
         if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
             (crc,) = struct.unpack_from(">I", content, at + 8 + length)

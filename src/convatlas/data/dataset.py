@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,15 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convatlas.data import survey as surveys
+from convatlas.data.groups import group_column, group_names, group_pattern, torn_groups
 from convatlas.data.similar import components, equal, near_duplicates
-from convatlas.data.sources import SPLITS, BadFile, Item, Source, open_source
-from convatlas.data.sources.table import Table
+from convatlas.data.sources import SPLITS, BadFile, Source, open_source
+from convatlas.data.sources.source import counted, printable
 from convatlas.data.splits import draw
 from convatlas.errors import DataError, UsageError, did_you_mean
 
 VAL_SHARE = 0.1
 TEST_SHARE = {"digits": 0.2}  # of sources without roles; the others give a tenth
 LISTED = 10  # bad files that an error names
+_NAMED = 5  # groups or classes that a note names
 
 
 class _Kept:
@@ -219,27 +220,24 @@ def open_data(
         (1293, 145, 359, 1)
     """
     _check_shares(val_share, test_share, on_bad)
+    source = survey.source if survey is not None else open_source(where, group_column(group_by))
+    group_pattern(source, group_by)  # what is wrong with it is said before every file is read
     if survey is None:
-        survey = surveys.survey(open_source(where, group_column(group_by)), workers=workers, keep=True)
+        survey = surveys.survey(source, workers=workers, keep=True)
     name, notes = survey.source.name, list(survey.listing.notes)
     if survey.bad and on_bad == "error":
         raise DataError(_bad_message(name, survey.bad))
     if not survey.items:
-        raise DataError(f"{name}: none of its {len(survey.bad)} files is an image that can be read.")
+        raise DataError(f"{name} has no image that can be read: {counted(len(survey.bad), 'bad file')}.")
     if survey.bad:
         reasons = ", ".join(
             f"{count} {reason}" for reason, count in Counter(b.reason for b in survey.bad).most_common()
         )
-        notes.append(f"{len(survey.bad)} files were left out: {reasons}")
+        notes.append(f"{counted(len(survey.bad), 'file was', 'files were')} left out: {reasons}")
     names, labels = _labels(name, survey, classes, notes)
     roles = _Roles(survey, labels, seed, group_by, notes)
     roles.assign(val_share, test_share)
     return _build(name, survey, names, labels, roles.role, notes)
-
-
-def group_column(group_by: str | None) -> str:
-    """The column of a CSV that `group_by` may name."""
-    return group_by if group_by and re.fullmatch(r"\w+", group_by) else "group"
 
 
 def _check_shares(val_share: float, test_share: float | None, on_bad: str) -> None:
@@ -258,7 +256,7 @@ def _bad_message(where: str, bad: Sequence[BadFile]) -> str:
     more = [f"  ... and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
     return "\n".join(
         [
-            f"{where} has {len(bad)} bad file{'s' if len(bad) > 1 else ''}:",
+            f"{where} has {counted(len(bad), 'bad file')}:",
             *lines,
             *more,
             f"`convatlas data check {where}` lists them all; `--on-bad skip` leaves them out.",
@@ -281,7 +279,7 @@ def _labels(
         )
     empty = sorted({label for _, label in survey.listing.folders} - found)
     if empty and classes is None:
-        notes.append(f"classes without an image are left out: {', '.join(empty[:5])}")
+        notes.append(f"classes without an image are left out: {', '.join(empty[:_NAMED])}")
     position = {name: index for index, name in enumerate(names)}
     return names, np.array([position[item.label] for item in survey.items], np.int64)
 
@@ -311,7 +309,7 @@ class _Roles:
     ) -> None:
         self.survey, self.labels, self.seed, self.notes = survey, labels, seed, notes
         self.role = np.array([item.split for item in survey.items], dtype="U5")
-        self.groups = _groups(survey.source, survey.items, group_by)
+        self.groups = group_names(survey.source, survey.items, group_by)
 
     def assign(self, val_share: float, test_share: float | None) -> None:
         """Draw test where there are no roles or it is asked for, then val from train where it is missing."""
@@ -347,20 +345,23 @@ class _Roles:
             )
         self.role[rows[pick]] = role
         self.notes.append(
-            f"{role} is a seeded stratified {share * 100:g} % of {whole} ({int(pick.sum())} images)"
+            f"{role} is a seeded stratified {share * 100:g} % of {whole} ({counted(int(pick.sum()), 'image')})"
         )
         several = int((np.bincount(units) > 1).sum()) if len(units) else 0
         if several:
             what = "groups and near-duplicates" if any(self.groups) else "near-duplicates"
-            note = f"{several} sets of {what} were kept together"
+            note = f"{counted(several, 'set')} of {what} {'was' if several == 1 else 'were'} kept together"
             if note not in self.notes:
                 self.notes.append(note)
         missing = set(self.labels[rows].tolist()) - set(self.labels[rows[pick]].tolist())
         if missing and share < 1:
-            self.notes.append(f"{len(missing)} classes have too few images to be in {role}")
+            self.notes.append(
+                f"{counted(len(missing), 'class has', 'classes have')} too few images to be in {role}"
+            )
 
     def _across(self, given: list[str]) -> None:
-        """Say how many images that the source gives to one split are in another as well."""
+        """Say how many images and groups that the source gives to one split are in another as well."""
+        torn = torn_groups(self.survey.items, self.groups)
         for a, b in (("train", "val"), ("train", "test"), ("val", "test")):
             if a in given and b in given:
                 left = {h for h, role in zip(self.survey.hashes, self.role, strict=True) if role == a}
@@ -368,28 +369,15 @@ class _Roles:
                     h in left for h, role in zip(self.survey.hashes, self.role, strict=True) if role == b
                 )
                 if both:
-                    self.notes.append(f"{both} images of {b} are in {a} as well: its figures are too good")
-
-
-def _groups(source: Source, items: Sequence[Item], group_by: str | None) -> list[str]:
-    """The name of each sample's group, or nothing."""
-    if group_by is None or (isinstance(source, Table) and group_by == source.group_column):
-        groups = [item.group for item in items]
-    else:
-        try:
-            pattern = re.compile(group_by)
-        except re.error as error:
-            raise UsageError(f"group_by {group_by!r} is no regular expression: {error}.") from error
-        if pattern.groups != 1:
-            raise UsageError(
-                f"group_by {group_by!r} has {pattern.groups} groups; expected is one, as in 'patient(\\d+)'."
-            )
-        groups = [match[1] or "" if (match := pattern.search(item.key)) else "" for item in items]
-    if group_by is not None and not any(groups):
-        raise UsageError(
-            f"group_by {group_by!r} names no group; a sample's key is, for instance, {items[0].key!r}."
-        )
-    return groups
+                    what = counted(both, f"image of {b} is", f"images of {b} are")
+                    self.notes.append(f"{what} in {a} as well: its figures are too good")
+                astride = [printable(group) for group, where in torn.items() if a in where and b in where]
+                if astride:
+                    more = f" and {len(astride) - _NAMED} more" if len(astride) > _NAMED else ""
+                    self.notes.append(
+                        f"{counted(len(astride), 'group stands', 'groups stand')} in both {a} and {b} as given: "
+                        f"{', '.join(astride[:_NAMED])}{more}"
+                    )
 
 
 def _build(

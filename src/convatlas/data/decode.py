@@ -98,7 +98,9 @@ def decode(
     except MemoryError as error:
         raise BadImage("too many pixels", "there is not enough memory for them", name) from error
     except Exception as error:  # whatever a decoder raises, the file is what is wrong
-        raise BadImage(_reason(error), f"{type(error).__name__}: {error}"[:200], name) from error
+        # the decoder's own words may quote the file, which need not be meant for whoever reads the message
+        detail = f"{len(content):,} bytes; the decoder stopped with {type(error).__name__}"
+        raise BadImage(_reason(error), detail, name) from error
 
 
 def is_grey(pixels: NDArray[np.uint8]) -> bool:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from convatlas.data import BadFile, Preprocessing, decode
 from convatlas.data.decode import FORMATS, MAX_BYTES
 from convatlas.errors import BadImage, DataError
-from convatlas.files import read_untrusted
+from convatlas.files import inside, read_untrusted
 
 OnBad = Literal["error", "skip"]
 
@@ -66,7 +66,8 @@ class Source:
 def sources(images: Any) -> list[Source]:
     """Every picture that `images` means: a path, folder (searched below), glob pattern, PIL image, array, or a list.
 
-    In folders and patterns only files with an image's suffix count; a file that is named itself is always tried.
+    In folders and patterns only files with an image's suffix count, and a link must lead to a file inside; a file
+    that is named itself is always tried, wherever it leads.
     Raises `DataError` if a path does not exist, or a folder or pattern holds no picture.
     """
     found = list(_sources(images))
@@ -77,8 +78,9 @@ def sources(images: Any) -> list[Source]:
 
 def _sources(images: Any) -> Iterator[Source]:
     if isinstance(images, (str, os.PathLike)):
-        for path in _paths(os.fspath(cast("str | os.PathLike[str]", images))):
-            yield Source(str(path), lambda path=path: _read(path))
+        paths, root = _paths(os.fspath(cast("str | os.PathLike[str]", images)))
+        for path in paths:
+            yield Source(str(path), lambda path=path: _read(path, root))
     elif isinstance(images, Image.Image):
         name = str(getattr(images, "filename", "") or "picture")
         yield Source(name, lambda: _from_pillow(images, name))
@@ -96,23 +98,30 @@ def _sources(images: Any) -> Iterator[Source]:
         )
 
 
-def _paths(text: str) -> list[Path]:
+def _paths(text: str) -> tuple[list[Path], Path | None]:
+    """Files, and the folder that they were found in: None for a file that is named itself."""
     path = Path(text)
     if path.is_dir():
         found = _below(path)
         if not found:
             raise DataError(f"{path} holds no pictures, neither itself nor below.")
-        return found
+        return found, path
     if os.path.lexists(path) or not glob.has_magic(text):
         if not os.path.lexists(path):
             raise DataError(f"{path} does not exist.")
-        return [path]
+        return [path], None
     matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]
     found = [each for match in matches for each in (_below(match) if match.is_dir() else [match])]
     pictures = list(dict.fromkeys(filter(_is_named_as_picture, found)))  # ** names a folder and what is in it
     if not pictures:
         raise DataError(f"no picture matches {text!r}.")
-    return pictures
+    return pictures, _stem(path)
+
+
+def _stem(pattern: Path) -> Path:
+    """The folder that a pattern names before its first magic part: `photos` of `photos/*/a?.jpg`."""
+    fixed = takewhile(lambda part: not glob.has_magic(part), pattern.parts)
+    return Path(*fixed)
 
 
 def _below(folder: Path) -> list[Path]:
@@ -131,9 +140,12 @@ def _is_named_as_picture(path: Path) -> bool:
 # --- loading ------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
+def _read(path: Path, root: Path | None) -> NDArray[np.uint8]:
+    """One file's pixels; with `root` only if it lies in that folder, links followed."""
+    if root is not None and not inside(path, root):
+        raise BadImage("link", "it leads out of the folder", str(path))
     try:
-        content = read_untrusted(path, max_bytes=MAX_BYTES)
+        content = read_untrusted(path, root=root, max_bytes=MAX_BYTES)
     except DataError as error:
         raise BadImage("unreadable", str(error), str(path)) from error
     return decode(content, channels=3, name=str(path))

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from convatlas.data.sources.source import BadFile, Item, Listing, printable
+from convatlas.data.sources.source import BadFile, Item, Listing, counted, printable
 from convatlas.errors import DataError
 
 SPLIT_NAMES = {
@@ -87,11 +87,16 @@ def arrange(
     listing.items.sort(key=lambda item: item.key)
     if outside:
         named = ", ".join(sorted(outside)[:3])
-        listing.notes.append(f"{len(outside)} files outside class folders were not looked at ({named})")
+        were = "was" if len(outside) == 1 else "were"
+        told = f"{counted(len(outside), 'file')} outside class folders {were} not looked at ({named})"
+        listing.notes.append(told)
     for top, count in sorted(ignored.items()):
-        listing.notes.append(f"folder {printable(top)!r} is no split: its {count} files were not looked at")
+        listing.notes.append(
+            f"folder {printable(top)!r} is no split: its {counted(count, 'file was', 'files were')} not looked at"
+        )
     if junk:
-        listing.notes.append(f"{junk} hidden or system entries were not looked at")
+        told = counted(junk, "hidden or system entry was", "hidden or system entries were")
+        listing.notes.append(f"{told} not looked at")
     return listing
 
 
@@ -119,7 +124,9 @@ def _nothing(where: str, listing: Listing, other: bool) -> DataError:
         "Expected are train/CLASS/*.jpg (and val, test), or CLASS/*.jpg; `convatlas data check` says more."
     )
     if listing.bad:
-        return DataError(f"{where}: {len(listing.bad)} images lie outside class folders. {expected}")
+        return DataError(
+            f"{where}: {counted(len(listing.bad), 'image lies', 'images lie')} outside class folders. {expected}"
+        )
     if other or listing.folders:
         return DataError(f"{where} has no image in a class folder. {expected}")
     return DataError(f"{where} is empty. {expected}")

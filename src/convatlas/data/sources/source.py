@@ -121,6 +121,16 @@ def printable(name: str) -> str:
     return "".join(_escape(character) for character in name)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number with its noun, and with its verb where that is wanted.
+
+    Examples:
+        >>> counted(1, "bad file"), counted(2000, "class has", "classes have")
+        ('1 bad file', '2,000 classes have')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that Python could not decode (PEP 383)

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from convatlas.data.sources.folder import Folder
 from convatlas.data.sources.layout import SPLIT_NAMES
-from convatlas.data.sources.source import BadFile, Item, Listing, printable
+from convatlas.data.sources.source import BadFile, Item, Listing, counted, printable
 from convatlas.errors import DataError
 from convatlas.files import open_untrusted
 
@@ -57,7 +57,11 @@ class Table(Folder):
                     group = row.get(self.group_column, "").strip()
                     listing.items.append(Item(key, printable(row["label"].strip()), path, split, group))
         if not listing.items:
-            told = f" {len(listing.bad)} rows are malformed: {listing.bad[0]}." if listing.bad else ""
+            told = (
+                f" {counted(len(listing.bad), 'row is', 'rows are')} malformed: {listing.bad[0]}."
+                if listing.bad
+                else ""
+            )
             raise DataError(f"{self.name} names no image.{told}")
         listing.items.sort(key=lambda item: item.key)
         listing.bad.sort()
