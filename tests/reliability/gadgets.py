@@ -47,6 +47,11 @@ def whole(opcodes: bytes, protocol: int = 2) -> bytes:
     return b"\x80" + bytes([protocol]) + opcodes + b"."
 
 
+def framed(opcodes: bytes) -> bytes:
+    """Protocol 5: the opcodes lie in a frame, whose length stands before them."""
+    return b"\x80\x05\x95" + struct.pack("<Q", len(opcodes) + 1) + opcodes + b"."
+
+
 def zipped(pickled: bytes, more: dict[str, bytes] | None = None, root: str = "archive/") -> bytes:
     """A checkpoint in PyTorch's zip form around a pickle."""
     memory = io.BytesIO()
@@ -128,6 +133,14 @@ def gadgets(canary: Callable[[str], Path]) -> list[Gadget]:
     timer = name("time", "time")
     stack_global = push("posix") + push("system") + b"\x93"
     pickle_within = whole(system("nested load"))
+    # The function is looked up by a call, so that no opcode names it.
+    looked_up = call(
+        name("builtins", "getattr"), call(name("importlib", "import_module"), push("os")), push("system")
+    )
+    # An iterator that runs its function when something else reads it.
+    lazily = call(name("builtins", "map"), name("posix", "system"), b"]" + shell("lazily") + b"a")
+    from_the_memo = name("posix", "system") + b"q\xc80" + call(b"h\xc8", shell("frame and memo, protocol 5"))
+    storage = (push("storage"), name("torch", "FloatStorage"), push("0"), system("persistent id"), push(1))
     return [
         Gadget("reduce", whole(system("reduce"))),
         Gadget("reduce, protocol 0", system("reduce, protocol 0") + b"."),
@@ -149,6 +162,11 @@ def gadgets(canary: Callable[[str], Path]) -> list[Gadget]:
         Gadget("shutil", whole(call(name("shutil", "copyfile"), push("/etc/hostname"), path_of("shutil")))),
         Gadget("numpy tofile", whole(call(name("numpy", "savetxt"), path_of("numpy tofile"), push((1, 2))))),
         Gadget("torch.save", whole(call(name("torch", "save"), push(1), path_of("torch.save")))),
+        Gadget("looked up", whole(call(looked_up, shell("looked up")))),
+        Gadget("lazily", whole(call(name("collections", "deque"), lazily))),
+        Gadget("profiler", whole(call(name("cProfile", "run"), code("profiler")))),
+        Gadget("frame and memo, protocol 5", framed(from_the_memo)),
+        Gadget("persistent id", zipped(whole(b"(" + b"".join(storage) + b"tQ")), fires="torch"),
         Gadget("key of a dictionary", whole(b"}" + system("key of a dictionary") + push(1) + b"s")),
         Gadget("after a state dict", valid_state_and(system("after a state dict")), fires="torch"),
         Gadget("zip", zipped(whole(system("zip"))), fires="torch"),

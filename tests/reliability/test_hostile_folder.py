@@ -223,14 +223,13 @@ def test_no_process_is_left_behind_when_the_survey_is_broken_off(tmp_path, monke
     assert all(process.poll() is not None for process in started)
 
 
-def test_thousands_of_files(tmp_path, cases):
-    """20,000 files before a release: every one is accounted for."""
-    count = cases(1500, 20_000)
-    pictures = [encoded(photo(i, 24, 24)) for i in range(50)]
+def test_twenty_thousand_files(tmp_path):
+    """All different, one in a hundred empty: every one is accounted for."""
+    count = 20_000
     for i in range(count):
         folder = tmp_path / f"class {i % 7}"
         folder.mkdir(exist_ok=True)
-        (folder / f"{i}.jpg").write_bytes(pictures[i % 50] if i % 100 else b"")
+        (folder / f"{i}.jpg").write_bytes(encoded(photo(i, 24, 24)) if i % 100 else b"")
     found = check(tmp_path)
     assert found.images == count - count // 100
     assert reasons(found.bad) == {f"class {i % 7}/{i}.jpg": "empty" for i in range(0, count, 100)}

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.reliability
 
 RELEASE = os.environ.get("CONVATLAS_RELIABILITY") == "release"
 PER_PLACE = 40 if RELEASE else 4
-AT_RANDOM = 30 if RELEASE else 3
+AT_RANDOM = 37 if RELEASE else 3
 CHECKPOINT_STEPS = 7
 STEPS = 60  # of DIGITS: 3 epochs of 20
 
