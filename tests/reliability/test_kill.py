@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -75,8 +76,9 @@ def test_killed_at_random_moments_and_the_work_that_was_lost(
         child = begin(nursery, out, kind="digits", where="digits")
         while not (out / "run.json").exists():
             time.sleep(0.002)
-        time.sleep(random.Random(number).uniform(0, 0.6))
-        os.kill(child.pid, signal.SIGKILL)
+        time.sleep(random.Random(number).uniform(0, 0.3))
+        with contextlib.suppress(ProcessLookupError):  # on a fast machine it may have ended
+            os.kill(child.pid, signal.SIGKILL)
         assert child.wait() in (-signal.SIGKILL, 0), child.output()
         state = max((out / "checkpoints").glob("step-*/state.json"), default=None)
         done = json.loads(state.read_text())["step"] if state else 0

@@ -18,7 +18,7 @@ from convatlas.files import newest
 pytestmark = pytest.mark.reliability
 
 COUNT = 100 if os.environ.get("CONVATLAS_RELIABILITY") == "release" else 18
-LONG = {**DIGITS, "settings": {**DIGITS["settings"], "epochs": 6}}
+LONG = {**DIGITS, "settings": {**DIGITS["settings"], "epochs": 15}}
 
 
 @pytest.fixture(scope="module")
