@@ -32,9 +32,10 @@ class Paper:
 class Published:
     """Figures as printed, as text: "138M" claims three digits, and is held to three.
 
-    `params` and `macs` count parameters and multiply-adds; errors are in percent, with the test that
-    gave them in `test` ("ILSVRC-2012 val, single scale"). `layers` counts weight layers. Parameters
-    per layer, where the paper has them, go into `params_by_layer`.
+    `params` and `macs` count parameters and multiply-adds, those of auxiliary heads left out; errors are in
+    percent, with the test that gave them in `test` ("ILSVRC-2012 val, single scale"), further ones by their test in
+    `other_errors_pct`. `layers` counts weight layers on the longest path. Figures of single modules go into
+    `params_by_layer` and `macs_by_layer`, by the module's path in the network.
     """
 
     params: str | None = None
@@ -42,17 +43,22 @@ class Published:
     top1_error_pct: str | None = None
     top5_error_pct: str | None = None
     error_pct: str | None = None
+    other_errors_pct: Mapping[str, str] = field(default_factory=dict)
     layers: int | None = None
     test: str | None = None
     source: str | None = None  # table or section of the paper
     params_by_layer: Mapping[str, str] = field(default_factory=dict)
+    macs_by_layer: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
     """One named network: how to build it and what is claimed of it.
 
-    `limits` maps a clause of the common contract that cannot hold ("in_channels") to the reason.
+    `image` is the side of the paper's images in pixels, `smallest` that of the smallest ones that the network can
+    train on. `peers` gives the name of the same network, with the same outputs from the same weights, in
+    "torchvision" and "timm". `limits` maps a clause of the common contract that cannot hold ("in_channels") to
+    the reason; `silent` maps a pattern of parameter names to the reason why their gradient can be zero on a batch.
     """
 
     name: str
@@ -66,6 +72,9 @@ class Spec:
     published: Published = field(default_factory=Published)
     limits: Mapping[str, str] = field(default_factory=dict)
     summary: str = ""
+    smallest: int = 32
+    peers: Mapping[str, str] = field(default_factory=dict)
+    silent: Mapping[str, str] = field(default_factory=dict)
 
 
 _SPECS: dict[str, Spec] = {}
@@ -84,8 +93,14 @@ def register(
     published: Published | None = None,
     limits: Mapping[str, str] | None = None,
     summary: str = "",
+    smallest: int = 32,
+    peers: Mapping[str, str] | None = None,
+    silent: Mapping[str, str] | None = None,
 ) -> Spec:
-    """Name a network. Raises `ValueError` if the name is taken: two networks never share one."""
+    """Name a network; the arguments are the fields of `Spec`.
+
+    Raises `ValueError` if the name is taken: two networks never share one.
+    """
     if name in _SPECS:
         raise ValueError(f"network {name!r} is registered already, by family {_SPECS[name].family!r}")
     spec = Spec(
@@ -100,6 +115,9 @@ def register(
         published or Published(),
         limits or {},
         summary,
+        smallest,
+        peers or {},
+        silent or {},
     )
     _SPECS[name] = spec
     return spec

@@ -6,10 +6,10 @@ of timm, so that code written for that library also works here.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,33 +26,46 @@ class Stage(NamedTuple):
     stride: int
 
 
+class WithAuxiliary(NamedTuple):
+    """What a network with auxiliary heads gives in training mode: its logits, and those of each such head."""
+
+    logits: Tensor
+    auxiliary: tuple[Tensor, ...]
+
+
 class Classifier(nn.Module):
     """Images (N, in_channels, H, W) -> logits (N, num_classes), larger meaning likelier.
 
     `features` is a Sequential whose children include every stage, and the last stage is its output; a family
     with another flow of data overrides `run_features`. `head` is a Sequential with a child `classifier_name`,
-    the last layer with weights.
+    the last layer with weights. `auxiliary` maps children of `features` to further heads, which are Sequentials
+    with such a child too. They speak in training mode only: then the network gives `WithAuxiliary`.
 
     Attributes:
         stages: cut points in order, for detection, segmentation, explanation and transfer.
         num_features: channels that `forward_features` gives.
         head_hidden_size: width of what the classifier receives.
+        auxiliary_weight: factor of each auxiliary head's loss.
     """
 
     classifier_name: ClassVar[str] = "fc"
 
     def __init__(
         self,
-        features: nn.Sequential,
+        features: nn.Module,
         head: nn.Sequential,
         stages: Sequence[Stage],
         *,
         num_classes: int,
         in_channels: int,
         head_hidden_size: int,
+        auxiliary: Mapping[str, nn.Sequential] | None = None,
+        auxiliary_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.features = features
+        self.auxiliary = nn.ModuleDict(auxiliary or {})
+        self.auxiliary_weight = auxiliary_weight
         self.head = head
         self.stages = tuple(stages)
         self.num_classes = num_classes
@@ -61,9 +74,15 @@ class Classifier(nn.Module):
         self.head_hidden_size = head_hidden_size
         self.grad_checkpointing = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, num_classes)."""
-        return self.forward_head(self.forward_features(x))
+    def forward(self, x: Tensor) -> Tensor | WithAuxiliary:
+        """(N, in_channels, H, W) -> (N, num_classes); with auxiliary heads and in training mode theirs too."""
+        if not (self.training and self.auxiliary):
+            return self.forward_head(self.forward_features(x))
+        spoken: list[Tensor] = []
+        for name, x in self.run_features(x):
+            if name in self.auxiliary:
+                spoken.append(self.auxiliary[name](x))
+        return WithAuxiliary(self.forward_head(x), tuple(spoken))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, num_features, h, w), the output of the last stage, not pooled."""
@@ -150,7 +169,10 @@ class Classifier(nn.Module):
         return self.head.get_submodule(self.classifier_name)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Put a fresh classifier in place; with 0 classes the network gives what the classifier received."""
+        """Put a fresh classifier in place, in auxiliary heads too.
+
+        With 0 classes the network gives what the classifier received, and auxiliary heads are dropped for good.
+        """
         if num_classes < 0:
             raise UsageError(f"{num_classes} classes were asked for; 0 (no classifier) or more are possible.")
         classifier = self.new_classifier(num_classes) if num_classes else nn.Identity()
@@ -158,7 +180,19 @@ class Classifier(nn.Module):
         self.head.set_submodule(
             self.classifier_name, classifier.to(like.device, like.dtype).train(self.training)
         )
+        for head in self.auxiliary.values():
+            layer = head.get_submodule(self.classifier_name)
+            fresh = nn.Linear(cast(int, layer.in_features), max(num_classes, 1))
+            head.set_submodule(self.classifier_name, fresh.to(like.device, like.dtype).train(self.training))
+        if num_classes == 0:
+            self.auxiliary = nn.ModuleDict()
         self.num_classes = num_classes
+
+    def set_progress(self, progress: float) -> None:
+        """Told by the training loop before each epoch: the share of the training that is done, in [0, 1].
+
+        Networks that change while they are trained (a drop-path that grows, a companion loss that fades) read it.
+        """
 
     def new_classifier(self, num_classes: int) -> nn.Module:
         """A freshly initialised classifier of the family: (N, head_hidden_size) -> (N, num_classes)."""

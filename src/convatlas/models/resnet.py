@@ -137,8 +137,7 @@ class ResNet(Classifier):
 
     def key_rules(self, origin: str) -> list[tuple[str, str]] | None:
         """The names of torchvision, which are timm's too."""
-        if origin != "torchvision":
-            return None
+        del origin
         return [
             (r"^features\.conv1\.conv\.", "conv1."),
             (r"^features\.conv1\.bn\.", "bn1."),
@@ -215,6 +214,7 @@ for layers, (depths, top1, top5) in SHALLOW.items():
             top1_error_pct=top1, top5_error_pct=top5, layers=layers, test=TEN_CROP, source="tables 1 and 3"
         ),
         summary=f"basic blocks, projections where shapes change (B); torchvision's resnet{layers}",
+        peers=dict.fromkeys(("torchvision", "timm"), f"resnet{layers}"),
     )
 for layers, (depths, macs, top1, top5) in DEEP.items():
     _register(
@@ -223,6 +223,7 @@ for layers, (depths, macs, top1, top5) in DEEP.items():
         image=224,
         published=RESNEXT if layers == 50 else Published(layers=layers, source="table 1"),
         summary=f"bottlenecks with the stride in the 3x3 convolution (v1.5); torchvision's resnet{layers}",
+        peers=dict.fromkeys(("torchvision", "timm"), f"resnet{layers}"),
     )
     _register(
         f"resnet{layers}_v1",

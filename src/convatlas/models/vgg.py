@@ -17,6 +17,7 @@ from torch import nn
 
 from convatlas.errors import UsageError
 from convatlas.layers.init import glorot_uniform, he_normal
+from convatlas.layers.lrn import lrn as local_response_norm
 from convatlas.models.classifier import Classifier, Stage
 from convatlas.registry import Paper, Published, register
 
@@ -41,8 +42,7 @@ def stage(c_in: int, c_out: int, kernels: str, *, batch_norm: bool, lrn: bool) -
             layers[f"bn{i}"] = nn.BatchNorm2d(c_out)
         layers[f"relu{i}"] = nn.ReLU()
         if lrn and i == 1:
-            # AlexNet's values, "k=2, n=5, alpha=1e-4, beta=0.75"; torch divides alpha by n, the paper does not
-            layers["lrn"] = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+            layers["lrn"] = local_response_norm()  # with AlexNet's values (section 3.1)
         c_in = c_out
     return nn.Sequential(layers)
 
@@ -166,6 +166,7 @@ for name, letter, layers, params, top1, top5 in (
             source="tables 2 and 3",
         ),
         summary=f"the paper's configuration {letter}{'-LRN' if lrn else ''}",
+        peers={} if name in ("vgg11_lrn", "vgg16_c") else {"torchvision": name},
     )
     if name in ("vgg11", "vgg13", "vgg16", "vgg19"):
         register(
@@ -176,4 +177,5 @@ for name, letter, layers, params, top1, top5 in (
             image=224,
             published=Published(layers=layers, source="table 1"),
             summary=f"configuration {letter} with BatchNorm, as torchvision has it",
+            peers={"torchvision": f"{name}_bn"},
         )

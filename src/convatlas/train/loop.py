@@ -24,6 +24,7 @@ from torchmetrics import Metric
 from convatlas.data import Batch, Batches
 from convatlas.errors import Interrupted, NumericError
 from convatlas.files import AppendLog, commit, forget_after, make_folder
+from convatlas.models.classifier import Classifier
 from convatlas.randomness import preserved, seed_step
 from convatlas.train import checkpoint, params
 from convatlas.train.checkpoint import State
@@ -124,6 +125,8 @@ class Loop:
         state, epoch = self.state, self.state.validated
         clock = _Clock()
         self.model.train()
+        if isinstance(self.plain, Classifier):
+            self.plain.set_progress(epoch / self.recipe.epochs)
         start = state.step - epoch * self.train_batches.steps
         with closing(self.train_batches.epoch(epoch, start)) as batches:
             for batch in clock.waiting(batches):

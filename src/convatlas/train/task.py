@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from convatlas.data import Batch, Data
 from convatlas.errors import BadCheckpoint
+from convatlas.models.classifier import WithAuxiliary
 from convatlas.train.loss import cross_entropy, map_loss
 from convatlas.train.recipe import Recipe
 
@@ -72,14 +73,22 @@ class Classification(Task):
         return cross_entropy(logits, labels, smoothing)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """`{"cross-entropy": ...}` or `{"map": ...}`."""
-        logits = model(batch.images)
+        """`{"cross-entropy": ...}` or `{"map": ...}`, and "auxiliary" for networks with auxiliary heads."""
+        output = model(batch.images)
+        if not isinstance(output, WithAuxiliary):
+            return {self._recipe.loss: self._loss(output, batch)}
+        weight: float = _unwrapped(model).auxiliary_weight  # pyright: ignore[reportAssignmentType]
+        auxiliary = torch.stack([self._loss(logits, batch) for logits in output.auxiliary]).sum()
+        return {self._recipe.loss: self._loss(output.logits, batch), "auxiliary": weight * auxiliary}
+
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The mean over the batch; of a mixed one both labels, by their shares."""
         smoothing = self._recipe.label_smoothing
         loss = self._weighed(self._each(logits, batch.labels, smoothing), batch.labels)
         if batch.other is not None and batch.weight is not None:
             other = self._weighed(self._each(logits, batch.other, smoothing), batch.other)
             loss = batch.weight * loss + (1 - batch.weight) * other
-        return {self._recipe.loss: loss.mean()}
+        return loss.mean()
 
     def _weighed(self, loss: Tensor, labels: Tensor) -> Tensor:
         return loss if self._weights is None else loss * self._weights.to(loss.device)[labels]
@@ -103,6 +112,13 @@ class Classification(Task):
     def to_json(self) -> dict[str, Any]:
         """The classes, in the order of the logits."""
         return {"classes": list(self.classes)}
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside the engine's wrappers."""
+    while isinstance(inner := getattr(model, "module", None), nn.Module):
+        model = inner
+    return model
 
 
 TASKS: dict[str, type[Classification]] = {Classification.name: Classification}

@@ -20,8 +20,8 @@ from convatlas.errors import BadCheckpoint, UsageError, did_you_mean
 from convatlas.weights.foreign import SUFFIXES, read_foreign
 from convatlas.weights.tensors import read_weights
 
-Origin = Literal["ours", "torchvision", "auto"]
-ORIGINS = ("ours", "torchvision")
+Origin = Literal["ours", "torchvision", "timm", "auto"]
+ORIGINS = ("ours", "torchvision", "timm")
 COUNTER = ".num_batches_tracked"  # old checkpoints lack it, and no network here uses it
 
 
