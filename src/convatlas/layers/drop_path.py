@@ -1,4 +1,4 @@
-"""Drop whole paths of a network while it is trained, as dropout drops units (Larsson et al., 2016; Huang et al., 2016)."""
+"""Drop whole paths of a network while it is trained, as dropout drops units (Larsson, Maire & Shakhnarovich, 2016)."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ class Classifier(nn.Module):
         if not (self.training and self.auxiliary):
             return self.forward_head(self.forward_features(x))
         spoken: list[Tensor] = []
-        for name, x in self.run_features(x):
+        for name, output in self.run_features(x):
+            x = output
             if name in self.auxiliary:
                 spoken.append(self.auxiliary[name](x))
         return WithAuxiliary(self.forward_head(x), tuple(spoken))
