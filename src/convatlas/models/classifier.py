@@ -6,16 +6,14 @@ of timm, so that code written for that library also works here.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType]
 
 from convatlas.errors import UsageError
+from convatlas.layers.recompute import recompute
 
 
 class Stage(NamedTuple):
@@ -106,8 +104,7 @@ class Classifier(nn.Module):
         """Yield each child's name and output, in order; the last output is that of `features`."""
         for name, child in self.features.named_children():
             if self.grad_checkpointing and torch.is_grad_enabled():
-                contexts = partial(_recomputed, child)
-                x = checkpoint(child, x, use_reentrant=False, context_fn=contexts)  # pyright: ignore[reportAssignmentType]
+                x = recompute(child, x)
             else:
                 x = child(x)
             yield name, x
@@ -214,22 +211,3 @@ class Classifier(nn.Module):
         """
         del origin
         return None
-
-
-def _recomputed(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of the first and of the second forward pass of a checkpointed module."""
-    return nullcontext(), _statistics_kept(module)
-
-
-@contextmanager
-def _statistics_kept(module: nn.Module) -> Generator[None]:
-    """The second forward pass must not move BatchNorm's running statistics once more."""
-    norms = [child for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)]  # pyright: ignore[reportPrivateUsage]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, batches) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, batches
