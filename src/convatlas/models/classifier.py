@@ -103,10 +103,8 @@ class Classifier(nn.Module):
     def run_features(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield each child's name and output, in order; the last output is that of `features`."""
         for name, child in self.features.named_children():
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x = recompute(child, x)
-            else:
-                x = child(x)
+            save = self.grad_checkpointing and torch.is_grad_enabled()
+            x = recompute(child, x) if save else child(x)
             yield name, x
 
     def forward_intermediates(
