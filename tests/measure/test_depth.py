@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ def conv(c_in: int, c_out: int, kernel: int = 1) -> nn.Conv2d:
 
 
 def chain(*sizes: int) -> nn.Sequential:
-    return nn.Sequential(*(conv(a, b, 3) for a, b in zip(sizes, sizes[1:], strict=False)))
+    return nn.Sequential(*(conv(a, b, 3) for a, b in pairwise(sizes)))
 
 
 class Switched(nn.Module):

@@ -9,7 +9,8 @@ and a custom module is recorded like a built-in one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,26 +88,26 @@ class _Recorder(TorchDispatchMode):
 
     def enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.stack[-1].has_children = True
-        self.stack.append(_Frame(name, module, _tensors((args, kwargs))))
+        self.stack.append(_Frame(name, module, tensors_in((args, kwargs))))
 
     def leave(self, name: str, module: nn.Module, output: Any) -> None:
         frame = self.stack.pop()
         if frame.has_children:
             self.stack[-1].calls += frame.calls
             return
-        first = next(iter(_tensors(output)), None)
+        first = next(iter(tensors_in(output)), None)
         call = Call(frame.name, module, frame.inputs, first, [op for each in frame.calls for op in each.ops])
         call.params = {name: size for each in frame.calls for name, size in each.params.items()}
         self.stack[-1].calls.append(call)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map(_to_meta, (args, dict(kwargs or {})))
+        args, kwargs = tree_map(to_meta, (args, dict(kwargs or {})))
         if kwargs.get("device") is not None:
             kwargs["device"] = META
         output = func(*args, **kwargs)
-        tensors = _tensors((args, kwargs))
+        tensors = tensors_in((args, kwargs))
         params = dict(self.unused.pop(id(tensor)) for tensor in tensors if id(tensor) in self.unused)
-        first = next(iter(_tensors(output)), None)
+        first = next(iter(tensors_in(output)), None)
         if first is not None:
             op = Op(func.overloadpacket.__name__, args, first)
             frame = self.stack[-1]
@@ -114,14 +115,15 @@ class _Recorder(TorchDispatchMode):
         return output
 
 
-def _to_meta(value: Any) -> Any:
+def to_meta(value: Any) -> Any:
     """Tensors that are no parameter or buffer (a constant of a module) arrive with content; drop it."""
     return (
         torch.empty_like(value, device=META) if isinstance(value, Tensor) and value.device != META else value
     )
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of nested lists and dictionaries."""
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
@@ -133,35 +135,46 @@ def trace(model: nn.Module, input_shape: Iterable[int]) -> Trace:
     tensors do not have.
     """
     shape = tuple(int(side) for side in input_shape)
+    copies, image = ghost(model, shape)
+    sizes = {id(copies[name]): (name, param.numel()) for name, param in model.named_parameters()}
+    recorder = _Recorder(sizes)
+
+    def place() -> str:
+        return recorder.stack[-1].name
+
+    watching = watched(model, recorder.enter, recorder.leave)
+    with preserved(), eval_mode(model), torch.no_grad(), watching, refusals(model, shape, place), recorder:
+        output = functional_call(model, copies, (image,))
+    calls = recorder.stack[0].calls
+    first = next(iter(tensors_in(output)), None)
+    return Trace(calls, dict(recorder.unused.values()), image, first)
+
+
+def ghost(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, Tensor], Tensor]:
+    """Copies on meta of every parameter and buffer by name, and an image (1, *shape) of the network's precision.
+
+    Raises `UsageError` for a shape that is none, and for layers without shapes.
+    """
     if not shape or min(shape) < 1:
         raise UsageError(f"an input shape is positive numbers such as (3, 224, 224), not {shape}.")
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if any(nn.parameter.is_lazy(tensor) for tensor in tensors.values()):
         raise UsageError("the network has lazy layers without shapes yet; run one batch through it first.")
     copies = {name: torch.empty_like(tensor, device=META) for name, tensor in tensors.items()}
-    sizes = {id(copies[name]): (name, param.numel()) for name, param in model.named_parameters()}
     floats = [param.dtype for param in model.parameters() if param.is_floating_point()]
-    image = torch.empty((1, *shape), dtype=floats[0] if floats else torch.float32, device=META)
-    recorder = _Recorder(sizes)
-    with preserved(), eval_mode(model), torch.no_grad(), watched(model, recorder.enter, recorder.leave):
-        try:
-            with recorder:
-                output = functional_call(model, copies, (image,))
-        except (
-            RuntimeError,
-            ValueError,
-            TypeError,
-            NotImplementedError,
-            AssertionError,
-            IndexError,
-        ) as error:
-            place = recorder.stack[-1].name or type(model).__name__
-            raise UsageError(
-                f"{type(model).__name__} cannot be traced with an image of shape {shape}; in {place!r}: {error}"
-            ) from error
-    calls = recorder.stack[0].calls
-    first = next(iter(_tensors(output)), None)
-    return Trace(calls, dict(recorder.unused.values()), image, first)
+    return copies, torch.empty((1, *shape), dtype=floats[0] if floats else torch.float32, device=META)
+
+
+@contextmanager
+def refusals(model: nn.Module, shape: tuple[int, ...], place: Callable[[], str]) -> Generator[None]:
+    """Say of a pass that fails where it did, `place()`, as a `UsageError`."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError, IndexError) as error:
+        name = type(model).__name__
+        raise UsageError(
+            f"{name} cannot be traced with an image of shape {shape}; in {place() or name!r}: {error}"
+        ) from error
 
 
 # --- what operations cost -----------------------------------------------------------------------------
