@@ -6,7 +6,6 @@ The control permutes every parameter after each step: what a step has taught is 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -40,9 +39,9 @@ class Table:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _printed(request: pytest.FixtureRequest) -> Iterator[None]:
+def _printed(request: pytest.FixtureRequest) -> None:
     request.config.pluginmanager.register(Table(), "loss-table")
-    yield
+    return
 
 
 @cache
