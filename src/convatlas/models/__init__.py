@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from convatlas.errors import UsageError, did_you_mean
-from convatlas.models import lenet, resnet, vgg
+from convatlas.models import densenet, lenet, resnet, vgg
 from convatlas.registry import Spec, find, list_models, specs
 from convatlas.weights import load_weights
 
-__all__ = ["create_model", "find", "lenet", "list_models", "overrides", "resnet", "specs", "vgg"]
+__all__ = ["create_model", "densenet", "find", "lenet", "list_models", "overrides", "resnet", "specs", "vgg"]
 
 
 def create_model(
