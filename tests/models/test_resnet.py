@@ -8,7 +8,7 @@ from torch import nn
 
 from convatlas.errors import UsageError
 from convatlas.models import create_model, find
-from convatlas.models.resnet import Block, ZeroPadded, make_shortcut
+from convatlas.models.resnet import Block, Conv, ZeroPadded, make_shortcut
 
 
 def test_option_a_is_every_second_pixel_and_zeros() -> None:
@@ -46,7 +46,7 @@ def test_projections_of_34_layers(option: str, projections: int) -> None:
 
 def test_basic_block_is_relu_of_residual_plus_input() -> None:
     torch.manual_seed(0)
-    block = Block([(8, 8, 3, 1), (8, 8, 3, 1)], nn.Identity()).double().eval()
+    block = Block([Conv(8, 8, 3), Conv(8, 8, 3)], nn.Identity()).double().eval()
     x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
     conv1, conv2 = block.residual.conv1.weight, block.residual.conv2.weight
     scale = 1 / (1 + 1e-5) ** 0.5  # BatchNorm with its first statistics
@@ -56,7 +56,7 @@ def test_basic_block_is_relu_of_residual_plus_input() -> None:
 
 
 def test_bottleneck_weights_of_figure_5() -> None:
-    block = Block([(256, 64, 1, 1), (64, 64, 3, 1), (64, 256, 1, 1)], nn.Identity())
+    block = Block([Conv(256, 64), Conv(64, 64, 3), Conv(64, 256)], nn.Identity())
     assert sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Conv2d)) == 69_632
 
 
@@ -112,6 +112,15 @@ def test_maps_of_table_1() -> None:
     ]
 
 
+def test_cut_points_are_the_last_children_at_each_resolution() -> None:
+    with torch.device("meta"):
+        for name, expected in (
+            ("resnet50", {"conv1": 2, "conv2_x": 4, "conv3_x": 8, "conv4_x": 16, "conv5_x": 32}),
+            ("resnet20_cifar", {"conv2_x": 1, "conv3_x": 2, "conv4_x": 4}),
+        ):
+            assert {stage.name: stage.stride for stage in create_model(name).stages} == expected
+
+
 def test_small_images_keep_their_resolution_with_the_3x3_stem() -> None:
     network = create_model("resnet18", stem="3x3", num_classes=10).eval()
     assert network.forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 4, 4)
@@ -121,3 +130,8 @@ def test_small_images_keep_their_resolution_with_the_3x3_stem() -> None:
 def test_unknown_choices(wrong: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="is not known"):
         create_model("resnet18", **wrong)
+
+
+def test_basic_blocks_have_no_groups() -> None:
+    with pytest.raises(UsageError, match="those of bottlenecks"):
+        create_model("resnet18", cardinality=32)

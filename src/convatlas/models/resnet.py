@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from convatlas.errors import UsageError
-from convatlas.layers.init import he_normal
-from convatlas.models.classifier import Classifier, Stage
+from convatlas.layers.conv import conv_bn
+from convatlas.models.residual import Place, ResidualNet, known, make_stem
 from convatlas.registry import Paper, Published, register
 
 Shortcut = Literal["A", "B", "C", "none"]
@@ -45,23 +45,61 @@ def make_shortcut(option: Shortcut, c_in: int, c_out: int, stride: int) -> nn.Mo
     if option == "none":
         return None
     if option == "C" or (option == "B" and changes):
-        conv = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
-        return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(c_out)))
+        return conv_bn(c_in, c_out, 1, stride, act=None)
     return ZeroPadded(c_out - c_in, stride) if changes else nn.Identity()
+
+
+class Conv(NamedTuple):
+    """A convolution without bias, padded to keep the resolution."""
+
+    c_in: int
+    c_out: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+
+    def layer(self) -> nn.Conv2d:
+        """(N, c_in, H, W) -> (N, c_out, H / stride, W / stride)."""
+        return nn.Conv2d(
+            self.c_in,
+            self.c_out,
+            self.kernel,
+            self.stride,
+            self.kernel // 2,
+            groups=self.groups,
+            bias=False,
+        )
+
+
+def basic(place: Place) -> list[Conv]:
+    """The convolutions of a basic block (figure 5, left)."""
+    return [Conv(place.c_in, place.width, 3, place.stride), Conv(place.width, place.c_out, 3)]
+
+
+def bottleneck_convs(
+    place: Place, inner: int, *, stride_at: Literal["1x1", "3x3"] = "3x3", groups: int = 1
+) -> list[Conv]:
+    """The convolutions of a bottleneck with `inner` channels inside (figure 5, right)."""
+    first, second = (place.stride, 1) if stride_at == "1x1" else (1, place.stride)
+    return [
+        Conv(place.c_in, inner, 1, first),
+        Conv(inner, inner, 3, second, groups),
+        Conv(inner, place.c_out),
+    ]
 
 
 class Block(nn.Module):
     """relu(F(x) + shortcut(x)), figure 2: (N, c_in, H, W) -> (N, c_out, H / stride, W / stride).
 
-    F is convolutions of (c_in, c_out, kernel, stride), each with BatchNorm, with ReLU between them.
+    F is convolutions, each with BatchNorm, with ReLU between them.
     """
 
-    def __init__(self, convs: Sequence[tuple[int, int, int, int]], added: nn.Module | None) -> None:
+    def __init__(self, convs: Sequence[Conv], added: nn.Module | None) -> None:
         super().__init__()
         layers = OrderedDict[str, nn.Module]()
-        for i, (c_in, c_out, kernel, stride) in enumerate(convs, start=1):
-            layers[f"conv{i}"] = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
-            layers[f"bn{i}"] = nn.BatchNorm2d(c_out)
+        for i, conv in enumerate(convs, start=1):
+            layers[f"conv{i}"] = conv.layer()
+            layers[f"bn{i}"] = nn.BatchNorm2d(conv.c_out)
             if i < len(convs):
                 layers[f"relu{i}"] = nn.ReLU()
         self.residual = nn.Sequential(layers)
@@ -74,7 +112,7 @@ class Block(nn.Module):
         return self.relu(residual if self.shortcut is None else residual + self.shortcut(x))
 
 
-class ResNet(Classifier):
+class ResNet(ResidualNet):
     """A stem, stages of blocks, the mean over all pixels, one linear layer.
 
     Images (N, in_channels, H, W) -> logits (N, num_classes).
@@ -83,6 +121,8 @@ class ResNet(Classifier):
         depths: blocks per stage; width doubles and resolution halves from stage to stage.
         bottleneck: blocks of 1x1, 3x3, 1x1 convolutions with four times the width outside (figure 5).
         width: channels of the first stage's 3x3 convolutions.
+        cardinality: groups of a bottleneck's 3x3 convolution (ResNeXt).
+        group_width: channels of each such group in the first stage; `width` if None.
         stem: "7x7" with stride 2 and max-pooling (ImageNet), or "3x3" at full resolution (CIFAR).
         shortcut: A, zero-padded; B, projected where shapes change; C, always projected; or none (plain).
         stride_at: the convolution of a bottleneck that halves the resolution: "1x1", the paper's ("v1"), or
@@ -97,6 +137,8 @@ class ResNet(Classifier):
         *,
         bottleneck: bool = False,
         width: int = 64,
+        cardinality: int = 1,
+        group_width: int | None = None,
         stem: Literal["7x7", "3x3"] = "7x7",
         shortcut: Shortcut = "B",
         stride_at: Literal["1x1", "3x3"] = "3x3",
@@ -105,31 +147,31 @@ class ResNet(Classifier):
         num_classes: int = 1000,
         in_channels: int = 3,
     ) -> None:
-        _check(shortcut=(shortcut, ("A", "B", "C", "none")), stride_at=(stride_at, ("1x1", "3x3")))
-        _check(stem=(stem, ("7x7", "3x3")))
-        features = _stem(stem, in_channels, width)
-        stride = 2 if stem == "7x7" else 1
-        stages = [Stage("conv1", width, stride)]
-        stride *= 2 if stem == "7x7" else 1
-        channels = width
-        for i, depth in enumerate(depths):
-            blocks: list[nn.Module] = []
-            for block in range(depth):
-                step = 2 if i > 0 and block == 0 else 1
-                blocks.append(_block(channels, width * 2**i, step, bottleneck, stride_at, shortcut))
-                channels = width * 2**i * (4 if bottleneck else 1)
-            stride *= 2 if i > 0 else 1
-            features[f"conv{i + 2}_x"] = nn.Sequential(*blocks)
-            stages.append(Stage(f"conv{i + 2}_x", channels, stride))
+        known(shortcut=(shortcut, ("A", "B", "C", "none")), stride_at=(stride_at, ("1x1", "3x3")))
+        if not bottleneck and (cardinality, group_width) != (1, None):
+            raise UsageError(
+                "cardinality and group_width are those of bottlenecks; basic blocks have no groups."
+            )
+
+        def block(place: Place) -> Block:
+            inner = cardinality * (group_width or width) * 2**place.stage
+            convs = (
+                bottleneck_convs(place, inner, stride_at=stride_at, groups=cardinality)
+                if bottleneck
+                else basic(place)
+            )
+            return Block(convs, make_shortcut(shortcut, place.c_in, place.c_out, place.stride))
+
         super().__init__(
-            nn.Sequential(features),
-            _head(channels, num_classes, dropout),
-            stages,
+            make_stem(stem, in_channels, width),
+            depths,
+            block,
+            width=width,
+            expansion=4 if bottleneck else 1,
+            dropout=dropout,
             num_classes=num_classes,
             in_channels=in_channels,
-            head_hidden_size=channels,
         )
-        he_normal(self)
         if zero_init_residual and shortcut != "none":
             for module in self.modules():
                 if isinstance(module, Block):
@@ -141,49 +183,12 @@ class ResNet(Classifier):
         return [
             (r"^features\.conv1\.conv\.", "conv1."),
             (r"^features\.conv1\.bn\.", "bn1."),
-            *((rf"^features\.conv{i + 1}_x\.", f"layer{i}.") for i in range(1, len(self.stages))),
+            *((rf"^features\.conv{i + 1}_x\.", f"layer{i}.") for i in range(1, 5)),
             (r"\.residual\.", "."),
             (r"\.shortcut\.conv\.", ".downsample.0."),
             (r"\.shortcut\.bn\.", ".downsample.1."),
             (r"^head\.fc\.", "fc."),
         ]
-
-
-def _block(c_in: int, width: int, stride: int, bottleneck: bool, stride_at: str, option: Shortcut) -> Block:
-    """A basic block of two 3x3 convolutions, or a bottleneck."""
-    if not bottleneck:
-        convs = [(c_in, width, 3, stride), (width, width, 3, 1)]
-    elif stride_at == "1x1":
-        convs = [(c_in, width, 1, stride), (width, width, 3, 1), (width, 4 * width, 1, 1)]
-    else:
-        convs = [(c_in, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)]
-    return Block(convs, make_shortcut(option, c_in, convs[-1][1], stride))
-
-
-def _stem(kind: str, in_channels: int, width: int) -> OrderedDict[str, nn.Module]:
-    """(N, in_channels, H, W) -> (N, width, H/4, W/4), or (N, width, H, W) for the 3x3 stem."""
-    kernel, stride = (7, 2) if kind == "7x7" else (3, 1)
-    conv = nn.Conv2d(in_channels, width, kernel, stride, kernel // 2, bias=False)
-    conv1 = nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(width), relu=nn.ReLU()))
-    features = OrderedDict[str, nn.Module](conv1=conv1)
-    if kind == "7x7":
-        features["pool1"] = nn.MaxPool2d(3, stride=2, padding=1)
-    return features
-
-
-def _head(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """(N, channels, h, w) -> (N, num_classes)."""
-    layers = OrderedDict[str, nn.Module](pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
-    if dropout:
-        layers["dropout"] = nn.Dropout(dropout)
-    layers["fc"] = nn.Linear(channels, num_classes)
-    return nn.Sequential(layers)
-
-
-def _check(**settings: tuple[str, tuple[str, ...]]) -> None:
-    for name, (value, known) in settings.items():
-        if value not in known:
-            raise UsageError(f"{name}={value!r} is not known; {' or '.join(map(repr, known))} are.")
 
 
 PAPER = Paper(
