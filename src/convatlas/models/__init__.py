@@ -9,11 +9,50 @@ from typing import Any
 from torch import nn
 
 from convatlas.errors import UsageError, did_you_mean
-from convatlas.models import densenet, lenet, resnet, vgg
+from convatlas.models import (
+    alexnet,
+    densenet,
+    efficientnet,
+    googlenet,
+    lenet,
+    mnasnet,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3,
+    nas,
+    nasnet,
+    resnet,
+    shufflenet_v2,
+    squeezenet,
+    vgg,
+    zfnet,
+)
 from convatlas.registry import Spec, find, list_models, specs
-from convatlas.weights import load_weights
+from convatlas.weights import take
 
-__all__ = ["create_model", "densenet", "find", "lenet", "list_models", "overrides", "resnet", "specs", "vgg"]
+__all__ = [
+    "alexnet",
+    "create_model",
+    "densenet",
+    "efficientnet",
+    "find",
+    "googlenet",
+    "lenet",
+    "list_models",
+    "mnasnet",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilenet_v3",
+    "nas",
+    "nasnet",
+    "overrides",
+    "resnet",
+    "shufflenet_v2",
+    "specs",
+    "squeezenet",
+    "vgg",
+    "zfnet",
+]
 
 
 def create_model(
@@ -29,12 +68,16 @@ def create_model(
         name: as `list_models` gives it.
         num_classes: the spec's own number if None; 0 leaves the classifier out.
         in_channels: the spec's own number if None.
-        weights: a file for `convatlas.weights.load_weights`.
+        weights: "torchvision" or "timm" for official weights of ImageNet, fetched at the first use; or a file for
+            `convatlas.weights.load_weights`. The classifier is left out, and stays freshly drawn, only if
+            `num_classes` asks for others than the weights have; the first convolution is adapted as timm does it only
+            if `in_channels` does.
         settings: what else the network's constructor takes; `overrides` lists it.
 
     Raises:
         UsageError: for an unknown name or setting, or a value that cannot be.
         BadCheckpoint: for weights that are damaged or do not fit.
+        ResourceError: for official weights that cannot be had.
 
     Examples:
         >>> create_model("lenet5", num_classes=26).num_classes
@@ -56,10 +99,11 @@ def create_model(
         model = spec.build(num_classes=max(classes, 1), in_channels=channels, **settings)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name} cannot be built with {settings}: {error}.") from error
+    if weights is not None:
+        head = "keep" if num_classes is None else "fit"
+        take(model, weights, spec.peers, name, head=head, fold=in_channels is not None)
     if classes == 0:
         model.reset_classifier(0)  # pyright: ignore[reportCallIssue]
-    if weights is not None:
-        load_weights(model, weights)
     return model
 
 

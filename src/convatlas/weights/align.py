@@ -3,7 +3,8 @@
 Tensors never find their places by order: a safetensors file keeps none, and layers of equal shape would trade
 places unseen (ResNet-50's third convolution and its projection are both 256x64x1x1). For a checkpoint of another
 library the network gives the substitutions from its names to theirs (`key_rules`); they must lead to exactly the
-other's names, with equal shapes.
+other's names, with equal shapes. Auxiliary heads alone may be absent: they serve training, many checkpoints are
+published without them, and the network's answer is the same.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ from convatlas.weights.tensors import read_weights
 Origin = Literal["ours", "torchvision", "timm", "auto"]
 ORIGINS = ("ours", "torchvision", "timm")
 COUNTER = ".num_batches_tracked"  # old checkpoints lack it, and no network here uses it
+AUXILIARY = "auxiliary."  # where `Classifier` keeps heads that speak in training only
+# torchvision's DenseNet files are older than its code: what is `norm1` now is `norm.1` there
+OLD_NAMES = (re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)"), r"\1")
 
 
 def load_weights(
     model: nn.Module, source: str | Path | Mapping[str, Tensor], *, origin: Origin = "auto"
 ) -> None:
     """Fill a network with the weights of a file or a state dict, or leave it as it was and say why.
+
+    A checkpoint without any auxiliary head leaves those of the network as they are.
 
     Args:
         model: the network; its precision and device stay.
@@ -48,13 +54,21 @@ def load_weights(
     """
     if origin not in (*ORIGINS, "auto"):
         raise UsageError(f"origin={origin!r} is not known; {', '.join(ORIGINS)} and auto are.")
-    theirs = dict(source) if isinstance(source, Mapping) else _read(Path(source))
-    what = "the state dict" if isinstance(source, Mapping) else str(source)
+    theirs = modern(source) if isinstance(source, Mapping) else read_any(Path(source))
+    fill(model, theirs, origin, "the state dict" if isinstance(source, Mapping) else str(source))
+
+
+def fill(model: nn.Module, theirs: Mapping[str, Tensor], origin: str, what: str) -> None:
+    """`load_weights` from tensors that are called `what` in messages."""
     ours = model.state_dict()
-    names = _names(model, ours, theirs, origin)
+    names = names_of(model, ours, theirs, origin)
+    spared = absent_heads(names, theirs)
     chosen: dict[str, Tensor] = {}
     for name, tensor in ours.items():
         other = names[name]
+        if name in spared:
+            chosen[name] = tensor
+            continue
         if other not in theirs:
             if name.endswith(COUNTER):
                 chosen[name] = torch.zeros_like(tensor)
@@ -73,19 +87,30 @@ def load_weights(
     model.load_state_dict(chosen)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors of a file, by its suffix."""
+def read_any(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file, by its suffix. Raises `BadCheckpoint` if it cannot be read safely."""
     if path.suffix == ".safetensors":
-        return read_weights(path)
+        return modern(read_weights(path))
     if path.suffix.lower() in SUFFIXES:
-        return read_foreign(path)
+        return modern(read_foreign(path))
     raise BadCheckpoint(
         f"{path}: weights are read from .safetensors, .pt and .pth files, not {path.suffix!r}."
     )
 
 
-def _names(
-    model: nn.Module, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], origin: Origin
+def modern(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under the names that their library uses now."""
+    return {OLD_NAMES[0].sub(OLD_NAMES[1], name): tensor for name, tensor in state.items()}
+
+
+def absent_heads(names: Mapping[str, str], theirs: Mapping[str, Tensor]) -> set[str]:
+    """Our names of the auxiliary heads, if the checkpoint has nothing of any of them."""
+    heads = {name for name in names if name.startswith(AUXILIARY)}
+    return set() if any(names[name] in theirs for name in heads) else heads
+
+
+def names_of(
+    model: nn.Module, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], origin: str
 ) -> dict[str, str]:
     """For each of our names the one to look for; each of theirs at most once."""
     candidates = {"ours": {name: name for name in ours}}
