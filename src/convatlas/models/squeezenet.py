@@ -187,5 +187,5 @@ _register(
     image=32,
     classes=10,
     published=Published(error_pct="7.80", test="CIFAR-10 test, augmented", source=SIMPNET),
-    summary="the same with BatchNorm, the SimpNet paper's 'optimized'",
+    summary="squeezenet1_1_cifar with BatchNorm, the SimpNet paper's 'optimized'",
 )
