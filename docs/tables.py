@@ -37,7 +37,7 @@ def row(spec: Spec) -> str:
     cells = (
         f"`{spec.name}`",
         spec.summary,
-        f"{measured.params:,}",
+        f"{measured.params - measured.unused_params:,}",
         published.params or "",
         f"{measured.macs:,}",
         published.macs or "",
@@ -56,13 +56,19 @@ def limits(specs: list[Spec]) -> str:
 
 def table(family: str) -> str:
     specs = [find(name) for name in list_models(family=family)]
-    size = specs[0].image if len({spec.image for spec in specs}) == 1 else None
-    note = (
-        f"Counted for images of {size} pixels."
-        if size
-        else "Counted for images of 224 pixels, CIFAR forms 32."
-    )
-    return f"\n{HEADER}{''.join(map(row, specs))}\n{note}\n{limits(specs)}\n"
+    return f"\n{HEADER}{''.join(map(row, specs))}\n{sizes(specs)}\n{limits(specs)}\n"
+
+
+def sizes(specs: list[Spec]) -> str:
+    """The images that the MACs are counted for."""
+    by_size = {
+        size: [f"`{spec.name}`" for spec in specs if spec.image == size] for size in {s.image for s in specs}
+    }
+    if set(by_size) == {32, 224}:
+        return "Counted for images of 224 pixels, CIFAR forms 32."
+    usual, *others = sorted(by_size, key=lambda size: (-len(by_size[size]), size))
+    exceptions = [f"{', '.join(by_size[size])}: {size}" for size in others]
+    return f"Counted for images of {usual} pixels{''.join(f'; {text}' for text in exceptions)}."
 
 
 def filled(text: str) -> str:

@@ -72,13 +72,17 @@ def _span(text: str | None) -> tuple[int, int]:
 
 
 def parameters(name: str) -> int:
-    """Number of trainable values of a network with its own number of classes; nothing is allocated for it."""
+    """Number of trainable values of a network with its own number of classes; nothing is allocated for it.
+
+    Those of auxiliary heads are left out, as in the papers.
+    """
     import torch
 
     from convatlas.api import create_model
 
     with torch.device("meta"):
-        return sum(param.numel() for param in create_model(name).parameters())
+        network = create_model(name)
+    return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("auxiliary."))
 
 
 def published(spec: Spec) -> dict[str, Any]:

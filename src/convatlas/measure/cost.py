@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from convatlas.measure.trace import Call, Op, macs, trace
 
+UNUSED = "unused in evaluation"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -54,6 +56,11 @@ class Measurement:
         return sum(row.params for row in self.rows)
 
     @property
+    def unused_params(self) -> int:
+        """Those that evaluation does not use, such as the ones of auxiliary heads."""
+        return sum(row.params for row in self.rows if row.kind == UNUSED)
+
+    @property
     def macs(self) -> int:
         """Multiply-adds for one image."""
         return sum(row.macs for row in self.rows)
@@ -74,6 +81,7 @@ class Measurement:
             "model": self.model,
             "input_shape": list(self.input_shape),
             "params": self.params,
+            "unused_params": self.unused_params,
             "macs": self.macs,
             "activations": self.activations,
             "activation_bytes": self.activation_bytes,
@@ -108,7 +116,7 @@ def measure(model: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224)) -> M
             name = f"{call.name} ({_SHOWN.get(call.class_name, call.class_name)})".lstrip()
         rows.append(_row(name, kind(call), call.output, call.params, call.ops, stored=_stores(call)))
     for name, size in traced.unused.items():
-        rows.append(Row(name, "unused in evaluation", (), size, 0, 0, 0))
+        rows.append(Row(name, UNUSED, (), size, 0, 0, 0))
     return Measurement(type(model).__name__, tuple(input_shape), tuple(rows))
 
 

@@ -68,10 +68,11 @@ def _cells(row: Row) -> list[str]:
 
 def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str, str, str]]:
     """What, measured here, and as the paper printed it ("" where it did not): the head of a description."""
-    published = spec.published if spec is not None else None
+    published, unused = spec.published if spec is not None else None, measurement.unused_params
     figures: list[tuple[str, str, str | None]] = [
         ("input", shape_text(measurement.input_shape), ""),
-        ("parameters", f"{measurement.params:,}", published and published.params),
+        ("parameters", f"{measurement.params - unused:,}", published and published.params),
+        ("parameters unused in evaluation", f"{unused:,}" if unused else "", ""),
         ("MACs", f"{measurement.macs:,}", published and published.macs),
         ("activations", f"{measurement.activations:,}", ""),
         ("activation memory", bytes_text(measurement.activation_bytes), ""),
@@ -87,6 +88,12 @@ def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str,
         for layer, printed in published.params_by_layer.items():
             inside = (row.params for row in measurement.rows if f"{row.name}.".startswith(f"{layer}."))
             figures.append((f"parameters of {layer}", f"{sum(inside):,}", printed))
+        for layer, printed in published.macs_by_layer.items():
+            inside = (row.macs for row in measurement.rows if f"{row.name}.".startswith(f"{layer}."))
+            figures.append((f"MACs of {layer}", f"{sum(inside):,}", printed))
+        figures += [
+            (f"error ({test})", "", f"{error} %") for test, error in published.other_errors_pct.items()
+        ]
     return [(what, ours, paper or "") for what, ours, paper in figures if ours or paper]
 
 
