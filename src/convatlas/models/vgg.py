@@ -7,7 +7,6 @@ letters A to E stand in the summaries. BatchNorm is later than the paper: the `_
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from torch import nn
 from convatlas.errors import UsageError
 from convatlas.layers.init import glorot_uniform, he_normal
 from convatlas.layers.lrn import lrn as local_response_norm
+from convatlas.layers.names import numbered
 from convatlas.models.classifier import Classifier, Stage
 from convatlas.registry import Paper, Published, register
 
@@ -108,11 +108,8 @@ class VGG(Classifier):
         """In torchvision, numbers for the layers of `features`, in one flat list from 0."""
         if origin != "torchvision":
             return None
-        leaves: list[str] = []
-        for name, child in self.features.named_children():
-            leaves += [f"{name}.{leaf}" for leaf, _ in child.named_children()] or [name]
         return [
-            *((rf"^features\.{re.escape(name)}\.", f"features.{i}.") for i, name in enumerate(leaves)),
+            *numbered(self.features),
             (r"^head\.fc6\.", "classifier.0."),
             (r"^head\.fc7\.", "classifier.3."),
             (r"^head\.fc8\.", "classifier.6."),
