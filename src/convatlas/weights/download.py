@@ -50,6 +50,8 @@ class _Redirects(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> Request | None:
+        if not newurl.startswith(("https://", "http://")):
+            raise NotFetched("the server leads to something that is neither http nor https")
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
             raise NotFetched("the server leads from https to a connection that is not encrypted")
         self.note(headers)
@@ -84,6 +86,7 @@ def download(url: str, target: Path, *, sha256: str = "", silence: float = SILEN
             redirects.note(response.headers)
             write_durable(target, write)
     except HTTPError as error:
+        error.close()
         raise NotFetched(f"the server answers {error.code} {error.reason}") from error
     except TimeoutError as error:
         raise NotFetched(f"the server was silent for {silence:g} s") from error
