@@ -3,6 +3,6 @@
 from convatlas.infer.evaluate import ClassScore, Evaluation
 from convatlas.infer.predict import Prediction, Predictions
 from convatlas.infer.run import Run
-from convatlas.infer.spec import SavedSpec
+from convatlas.train.saved_spec import SavedSpec
 
 __all__ = ["ClassScore", "Evaluation", "Prediction", "Predictions", "Run", "SavedSpec"]

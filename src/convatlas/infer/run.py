@@ -13,10 +13,10 @@ from convatlas.data import Batches, Preprocessing, Split
 from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.infer.evaluate import Evaluation, Tally
 from convatlas.infer.predict import OnBad, Predictions, predict, probabilities, sources
-from convatlas.infer.spec import SavedSpec
 from convatlas.models import create_model
 from convatlas.randomness import preserved
 from convatlas.train.run import RunFolder
+from convatlas.train.saved_spec import SavedSpec
 from convatlas.weights import read_weights
 
 WEIGHTS, SPEC = "model.safetensors", "spec.json"
