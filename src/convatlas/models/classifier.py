@@ -7,7 +7,7 @@ of timm, so that code written for that library also works here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ class Classifier(nn.Module):
         num_features: channels that `forward_features` gives.
         head_hidden_size: width of what the classifier receives.
         auxiliary_weight: factor of each auxiliary head's loss.
+        frozen: names of the modules that `freeze` holds.
     """
 
     classifier_name: ClassVar[str] = "fc"
@@ -71,6 +72,24 @@ class Classifier(nn.Module):
         self.num_features = self.stages[-1].channels
         self.head_hidden_size = head_hidden_size
         self.grad_checkpointing = False
+        self.frozen: tuple[str, ...] = ()
+
+    def freeze(self, modules: Sequence[str]) -> None:
+        """Hold the modules of these names as they are: no gradients, and evaluation mode whatever `train` says.
+
+        So BatchNorm there normalises by the statistics it has, and does not move them.
+        """
+        self.frozen = tuple(modules)
+        for name in self.frozen:
+            self.get_submodule(name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode, for all that is not frozen."""
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).eval()
+        return self
 
     def forward(self, x: Tensor) -> Tensor | WithAuxiliary:
         """(N, in_channels, H, W) -> (N, num_classes); with auxiliary heads and in training mode theirs too."""
