@@ -8,6 +8,7 @@ from torch import nn
 
 from convatlas.errors import UsageError
 from convatlas.models import create_model, find
+from convatlas.models.residual import Place
 from convatlas.models.resnet import Block, Conv, ZeroPadded, make_shortcut
 
 
@@ -26,7 +27,10 @@ def test_option_a_is_every_second_pixel_and_zeros() -> None:
 def test_shortcut_options() -> None:
     """A: never a parameter; B: projected where shapes change; C: always; none: nothing is added."""
     kinds = {
-        option: [type(make_shortcut(option, 64, c_out, stride)) for c_out, stride in ((64, 1), (128, 2))]
+        option: [
+            type(make_shortcut(option, Place(1, 0, 64, c_out, c_out, stride)))
+            for c_out, stride in ((64, 1), (128, 2))
+        ]
         for option in ("A", "B", "C", "none")
     }
     assert kinds == {

@@ -11,6 +11,7 @@ from torch import nn
 from convatlas.errors import UsageError, did_you_mean
 from convatlas.models import (
     alexnet,
+    all_cnn,
     densenet,
     efficientnet,
     googlenet,
@@ -22,6 +23,7 @@ from convatlas.models import (
     mobilenet_v3,
     nas,
     nasnet,
+    nin,
     preact,
     resnet,
     shufflenet_v2,
@@ -34,6 +36,7 @@ from convatlas.weights import take
 
 __all__ = [
     "alexnet",
+    "all_cnn",
     "create_model",
     "densenet",
     "efficientnet",
@@ -48,6 +51,7 @@ __all__ = [
     "mobilenet_v3",
     "nas",
     "nasnet",
+    "nin",
     "overrides",
     "preact",
     "resnet",

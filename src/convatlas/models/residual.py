@@ -33,6 +33,11 @@ class Place(NamedTuple):
     c_out: int
     stride: int
 
+    @property
+    def changes(self) -> bool:
+        """Whether input and output differ in shape, so that the input cannot be added as it is."""
+        return self.stride != 1 or self.c_in != self.c_out
+
 
 class Stem(NamedTuple):
     """What stands before the blocks: named layers, `conv1` first; the channels and input pixels per pixel they give."""

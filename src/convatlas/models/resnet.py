@@ -39,14 +39,18 @@ class ZeroPadded(nn.Module):
         return pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
 
 
-def make_shortcut(option: Shortcut, c_in: int, c_out: int, stride: int) -> nn.Module | None:
-    """What is added to the residual; an identity where the shapes allow it, except in option C (section 4.1)."""
-    changes = stride != 1 or c_in != c_out
+def make_shortcut(option: Shortcut, place: Place, *, norm: bool = True) -> nn.Module | None:
+    """What is added to the residual; an identity where the shapes allow it, except in option C (section 4.1).
+
+    A projection is a 1x1 convolution, with BatchNorm unless `norm` is false.
+    """
     if option == "none":
         return None
-    if option == "C" or (option == "B" and changes):
-        return conv_bn(c_in, c_out, 1, stride, act=None)
-    return ZeroPadded(c_out - c_in, stride) if changes else nn.Identity()
+    if option == "C" or (option == "B" and place.changes):
+        if norm:
+            return conv_bn(place.c_in, place.c_out, 1, place.stride, act=None)
+        return nn.Conv2d(place.c_in, place.c_out, 1, place.stride, bias=False)
+    return ZeroPadded(place.c_out - place.c_in, place.stride) if place.changes else nn.Identity()
 
 
 class Conv(NamedTuple):
@@ -160,7 +164,7 @@ class ResNet(ResidualNet):
                 if bottleneck
                 else basic(place)
             )
-            return Block(convs, make_shortcut(shortcut, place.c_in, place.c_out, place.stride))
+            return Block(convs, make_shortcut(shortcut, place))
 
         super().__init__(
             make_stem(stem, in_channels, width),
@@ -291,7 +295,12 @@ for layers, params, error in (
         image=32,
         classes=10,
         published=Published(
-            params=params, error_pct=error, layers=layers, test="CIFAR-10 test, augmented", source="table 6"
+            params=params,
+            error_pct=error,
+            other_errors_pct={"CIFAR-10 test, augmented, 2016": "6.61"} if layers == 110 else {},
+            layers=layers,
+            test="CIFAR-10 test, augmented",
+            source="table 6",
         ),
         summary=f"3 stages of {n} basic blocks for 32x32 images, identity shortcuts (A)",
     )
