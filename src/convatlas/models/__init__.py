@@ -12,8 +12,10 @@ from convatlas.errors import UsageError, did_you_mean
 from convatlas.models import (
     alexnet,
     all_cnn,
+    bn_inception,
     densenet,
     efficientnet,
+    fractalnet,
     googlenet,
     highway,
     lenet,
@@ -37,10 +39,12 @@ from convatlas.weights import take
 __all__ = [
     "alexnet",
     "all_cnn",
+    "bn_inception",
     "create_model",
     "densenet",
     "efficientnet",
     "find",
+    "fractalnet",
     "googlenet",
     "highway",
     "lenet",
