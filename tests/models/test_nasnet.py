@@ -10,14 +10,8 @@ from convatlas.errors import UsageError
 from convatlas.layers.drop_path import DropPath
 from convatlas.models import create_model
 from convatlas.models.classifier import WithAuxiliary
-from convatlas.models.nasnet import (
-    NORMAL_A,
-    REDUCTION_A,
-    Cell,
-    FactorizedReduction,
-    NASNet,
-    operation,
-)
+from convatlas.models.nasnet import NASNet
+from convatlas.models.nasnet_cell import NORMAL_A, REDUCTION_A, Cell, FactorizedReduction, operation
 
 
 def small(**settings: object) -> NASNet:
