@@ -92,21 +92,23 @@ def bottleneck_convs(
     ]
 
 
-class Block(nn.Module):
-    """relu(F(x) + shortcut(x)), figure 2: (N, c_in, H, W) -> (N, c_out, H / stride, W / stride).
+def make_residual(convs: Sequence[Conv]) -> nn.Sequential:
+    """F of equation 1: convolutions, each with BatchNorm, with ReLU between them (`conv1`, `bn1`, `relu1`, ...)."""
+    layers = OrderedDict[str, nn.Module]()
+    for i, conv in enumerate(convs, start=1):
+        layers[f"conv{i}"] = conv.layer()
+        layers[f"bn{i}"] = nn.BatchNorm2d(conv.c_out)
+        if i < len(convs):
+            layers[f"relu{i}"] = nn.ReLU()
+    return nn.Sequential(layers)
 
-    F is convolutions, each with BatchNorm, with ReLU between them.
-    """
+
+class Block(nn.Module):
+    """relu(F(x) + shortcut(x)), figure 2: (N, c_in, H, W) -> (N, c_out, H / stride, W / stride)."""
 
     def __init__(self, convs: Sequence[Conv], added: nn.Module | None) -> None:
         super().__init__()
-        layers = OrderedDict[str, nn.Module]()
-        for i, conv in enumerate(convs, start=1):
-            layers[f"conv{i}"] = conv.layer()
-            layers[f"bn{i}"] = nn.BatchNorm2d(conv.c_out)
-            if i < len(convs):
-                layers[f"relu{i}"] = nn.ReLU()
-        self.residual = nn.Sequential(layers)
+        self.residual = make_residual(convs)
         self.shortcut = added
         self.relu = nn.ReLU()
 
@@ -213,7 +215,16 @@ DEEP = {
     152: ((3, 8, 36, 3), "11.3×10^9", "21.43", "5.71"),
 }
 # The stride in the 3x3 convolution is counted in a later paper, whose 25.5M cuts 25,557,032 and does not round it.
-RESNEXT = Published(params="25.5M", macs="4.1×10^9", layers=50, source="Xie et al., 2016 (ResNeXt), table 1")
+RESNEXT = {
+    50: Published(params="25.5M", macs="4.1×10^9", layers=50, source="Xie et al., 2016 (ResNeXt), table 1"),
+    101: Published(
+        top1_error_pct="22.0",
+        top5_error_pct="6.0",
+        layers=101,
+        test="ILSVRC-2012 val, one crop of 224",
+        source="Xie et al., 2016 (ResNeXt), table 4",
+    ),
+}
 for layers, (depths, top1, top5) in SHALLOW.items():
     _register(
         f"resnet{layers}",
@@ -230,7 +241,7 @@ for layers, (depths, macs, top1, top5) in DEEP.items():
         f"resnet{layers}",
         partial(ResNet, depths, bottleneck=True),
         image=224,
-        published=RESNEXT if layers == 50 else Published(layers=layers, source="table 1"),
+        published=RESNEXT.get(layers) or Published(layers=layers, source="table 1"),
         summary=f"bottlenecks with the stride in the 3x3 convolution (v1.5); torchvision's resnet{layers}",
         peers=dict.fromkeys(("torchvision", "timm"), f"resnet{layers}"),
     )
@@ -297,7 +308,7 @@ for layers, params, error in (
         published=Published(
             params=params,
             error_pct=error,
-            other_errors_pct={"CIFAR-10 test, augmented, 2016": "6.61"} if layers == 110 else {},
+            other_errors_pct={"CIFAR-10 test, augmented, mean of 5 runs": "6.61"} if layers == 110 else {},
             layers=layers,
             test="CIFAR-10 test, augmented",
             source="table 6",
