@@ -35,6 +35,7 @@ from convatlas.models import (
     shufflenet_v2,
     squeezenet,
     vgg,
+    wide_resnet,
     zfnet,
 )
 from convatlas.registry import Spec, find, list_models, specs
@@ -71,6 +72,7 @@ __all__ = [
     "specs",
     "squeezenet",
     "vgg",
+    "wide_resnet",
     "zfnet",
 ]
 

@@ -97,6 +97,13 @@ class Unit(nn.Module):
         return self.after(self.residual(x) + self.shortcut(x))
 
 
+def first_activation(place: Place) -> Literal["in F", "shared", "made"]:
+    """The first unit has that of `conv1` (appendix); units that change shape share it, as in the authors' code."""
+    if place.stage == place.number == 0:
+        return "made"
+    return "shared" if place.changes else "in F"
+
+
 class PreActResNet(ResidualNet):
     """Residual units with the activations where `placement` says.
 
@@ -114,7 +121,6 @@ class PreActResNet(ResidualNet):
         stride_at: the convolution of a bottleneck that halves the resolution.
         activate: the first activation follows "conv1", as in the paper, or the max-pooling after it ("pool1"), as in
             timm.
-        unit_dropout: probability before each convolution of a unit but the first (wide ResNets).
         classifier: "linear", or "conv", a 1x1 convolution of one pixel with the same function, as in timm.
         dropout: probability before the classifier; the paper has none.
     """
@@ -130,7 +136,6 @@ class PreActResNet(ResidualNet):
         shortcut: Literal["A", "B"] = "B",
         stride_at: Literal["1x1", "3x3"] = "3x3",
         activate: Literal["conv1", "pool1"] = "conv1",
-        unit_dropout: float = 0.0,
         classifier: Literal["linear", "conv"] = "linear",
         dropout: float = 0.0,
         num_classes: int = 1000,
@@ -148,8 +153,7 @@ class PreActResNet(ResidualNet):
         def unit(place: Place) -> Unit:
             convs = bottleneck_convs(place, place.width, stride_at=stride_at) if bottleneck else basic(place)
             added = make_shortcut(shortcut, place, norm="bn" in order.last)
-            first = "made" if place.stage == place.number == 0 else "shared" if place.changes else "in F"
-            return Unit(convs, added or nn.Identity(), order, first=first, dropout=unit_dropout)
+            return Unit(convs, added or nn.Identity(), order, first=first_activation(place))
 
         channels = width * 2 ** (len(depths) - 1) * expansion
         start = make_stem(stem, in_channels, width)
