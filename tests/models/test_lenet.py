@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from convatlas.layers.scaled_tanh import ScaledTanh
 from convatlas.models import create_model
-from convatlas.models.lenet import C3_TABLE, DIGITS, RBF, ScaledTanh, Subsampling, TableConv2d, codes
+from convatlas.models.lenet import C3_TABLE, DIGITS, RBF, Subsampling, TableConv2d, codes
 
 
 def test_connection_table_of_the_paper() -> None:

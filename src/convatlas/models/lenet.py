@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d
 
 from convatlas.layers.init import glorot_uniform
+from convatlas.layers.scaled_tanh import ScaledTanh
 from convatlas.models.classifier import Classifier, Stage
 from convatlas.randomness import generator
 from convatlas.registry import Paper, Published, register
@@ -48,14 +49,6 @@ DIGITS = """
 def _uniform_by_fan_in(parameter: Tensor, fan_in: int) -> None:
     """U(-2.4 / fan_in, 2.4 / fan_in): units start where the squashing function bends least."""
     nn.init.uniform_(parameter, -2.4 / fan_in, 2.4 / fan_in)
-
-
-class ScaledTanh(nn.Module):
-    """1.7159 tanh(2x/3), so that f(1) = 1 and f(-1) = -1, where its curvature is largest (appendix A)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape, kept."""
-        return 1.7159 * torch.tanh(x * (2 / 3))
 
 
 class Subsampling(nn.Module):
