@@ -14,6 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from convatlas.audit import audit
 from convatlas.data import Data, open_data
 from convatlas.errors import BadCheckpoint, DataError
 from convatlas.files import read_untrusted
@@ -30,6 +31,7 @@ from convatlas.weights import load_weights
 __all__ = [
     "Evaluation",
     "Run",
+    "audit",
     "create_model",
     "evaluate",
     "find",
@@ -48,7 +50,8 @@ def train(
     out: str | Path | None = None,
     *,
     seed: int = 0,
-    weights: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     reading: Mapping[str, Any] | None = None,
     compute: Compute | None = None,
@@ -66,7 +69,9 @@ def train(
         recipe: a name (`convatlas.train.recipes.recipes()`) or a `Recipe`.
         out: the run's folder; the first free runs/DATA-MODEL if None.
         seed: of the split, the first weights, the order and the augmentation.
-        weights: a file to begin from, for `load_weights`.
+        weights: what to start from: "torchvision" or "timm" for official weights, which are fetched; a file; the
+            folder of a run; "auto" for official weights where they suit; nothing if None. See `docs/training.md`.
+        options: settings of the network, for `create_model`: `{"shortcut": "A"}`.
         settings: fields of the recipe to replace, also as keywords: `train("photos/", epochs=5, lr=0.01)`.
         reading: arguments of `open_data`, such as `{"group_by": r"patient(\d+)", "on_bad": "skip"}`; with `data` that
             `open_data` gave, those that it was called with.
@@ -83,7 +88,8 @@ def train(
     compute, reading = compute or Compute(), dict(reading or {})
     if out is not None and (Path(out) / "run.json").exists():
         RunFolder.create(Path(out))  # refuses, before any image is read
-    check_wishes(model, recipe, {**(settings or {}), **fields})
+    weights = None if weights is None else os.fspath(weights)
+    check_wishes(model, recipe, {**(settings or {}), **fields}, weights, options)
     if not isinstance(data, Data):
         data = open_data(_absolute(data), seed=seed, workers=compute.workers, **reading)
     alone = not _in_group()
@@ -95,6 +101,7 @@ def train(
         out=out,
         seed=seed,
         weights=weights,
+        options=options,
         compute=compute,
         safety=safety,
         observer=observer,

@@ -103,12 +103,12 @@ def quantity(text: str) -> int:
         raise UsageError(f"{text!r} is not a count; write one like 500k, 25M or 25557032.") from None
 
 
-def pairs(settings: Sequence[str]) -> dict[str, str]:
-    """`--set` settings: `["lr=0.05"]` as `{"lr": "0.05"}`. Raises `UsageError`."""
+def pairs(settings: Sequence[str], option: str = "--set") -> dict[str, str]:
+    """Settings of an option: `["lr=0.05"]` as `{"lr": "0.05"}`. Raises `UsageError`."""
     pairs = [text.partition("=") for text in settings]
     for (key, equals, _), text in zip(pairs, settings, strict=True):
         if not equals or not key:
-            raise UsageError(f"--set {text!r}: KEY=VALUE is expected, e.g. --set lr=0.05.")
+            raise UsageError(f"{option} {text!r}: KEY=VALUE is expected, e.g. {option} lr=0.05.")
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 

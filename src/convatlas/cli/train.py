@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -65,7 +65,17 @@ def train(
     ] = None,
     precision: Annotated[Literal["32", "bf16"] | None, typer.Option(help="Of the arithmetic.")] = None,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Look for the learning rate first.")] = False,
-    weights: Annotated[str | None, typer.Option(metavar="FILE", help="Weights to begin from.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|auto|torchvision|timm|FILE|RUN",
+            help="What to start from; torchvision and timm are fetched.  [default: none]",
+        ),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="Setting of the network; may be repeated."),
+    ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(help="Keep together in one split: a pattern with one group, or a column of the CSV."),
@@ -151,6 +161,7 @@ def train(
                 out,
                 seed=seed,
                 weights=weights,
+                options=_options(options or ()),
                 settings=fields,
                 reading=reading,
                 find_lr=find_lr,
@@ -159,6 +170,19 @@ def train(
             )
     if told:
         _conclude(run, as_json=as_json)
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """Settings of a network: values are read as in TOML where they can be, and are words otherwise."""
+    import tomllib
+
+    found: dict[str, Any] = {}
+    for name, text in console.pairs(words, "--option").items():
+        try:
+            found[name] = tomllib.loads(f"value = {text}")["value"]
+        except (tomllib.TOMLDecodeError, RecursionError):
+            found[name] = text
+    return found
 
 
 def _refuse_changes(context: typer.Context) -> None:
@@ -217,12 +241,32 @@ def _announce(decided: Mapping[str, Any]) -> None:
         *(("", note) for note in data["notes"]),
         ("network", decided["model"]),
         *([("", decided["choice"])] if decided["choice"] else []),
+        *start_lines(decided),
         ("recipe", f"{decided['recipe_name']}: {_recipe_line(recipe)}"),
         *(("", note) for note in decided["notes"]),
         ("run", decided["path"]),
     ]
     for label, text in facts:
         console.write(f"{label:8} {console.printable(text)}\n")
+
+
+def start_lines(decided: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the run starts from, what of it was not taken, and what is held."""
+    start = decided["start"]
+    title = start["title"].upper() if start["kind"] == "scratch" else start["title"]
+    lines = [("start", f"{title} ({start['reason']})")]
+    if start["kind"] != "scratch":
+        lines.append(("", f"SHA-256 {start['sha256'][:16]}, {head_line(start)}"))
+    if start["held"]:
+        lines.append(("", f"held as they are: {', '.join(start['held'])}"))
+    return lines
+
+
+def head_line(start: Mapping[str, Any]) -> str:
+    """What became of the classifier of the weights."""
+    if start["head"] == "kept":
+        return "the classifier is kept"
+    return f"the classifier is new; left out: {', '.join(start['left_out']) or 'nothing'}"
 
 
 def _recipe_line(recipe: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -15,8 +15,10 @@ class Ema:
     The decay grows as min(decay, (1 + step) / (10 + step)), so that early weights are forgotten soon.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, held: Sequence[str] = ()) -> None:
+        """`held`: modules whose state never changes; it is not averaged, which could turn -0 into 0."""
         self.decay = decay
+        self._held = tuple(f"{name}." for name in held)
         self.shadow = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     @torch.no_grad()
@@ -26,6 +28,8 @@ class Ema:
         means: list[Tensor] = []
         values: list[Tensor] = []
         for name, value in model.state_dict().items():
+            if name.startswith(self._held):
+                continue
             if value.is_floating_point():
                 means.append(self.shadow[name])
                 values.append(value)

@@ -86,8 +86,9 @@ class Loop:
         if recipe.channels_last:
             model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.plain = model  # without the engine's wrapper: its names are those of the checkpoint
+        held = params.hold(model, recipe)
         self.model, self.optimizer = fabric.setup(model, params.optimizer(model, recipe))
-        self.ema = Ema(model, recipe.ema) if recipe.ema else None
+        self.ema = Ema(model, recipe.ema, held) if recipe.ema else None
         self.state = State()
         self._saved_at = time.monotonic()
 
@@ -160,8 +161,7 @@ class Loop:
         state = self.state
         seed_step(self.seed, state.step, self.fabric.global_rank)
         lr = self.recipe.rate(state.step / self.total_steps) * state.lr_scale
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        params.set_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         if state.step in state.skipped:  # known to break, since a rollback
             state.step += 1

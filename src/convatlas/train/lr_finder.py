@@ -71,6 +71,7 @@ def find_learning_rate(
         trial = trial.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     # without momentum's warm-up or clipping the loss answers to the rate of this very step
     plain = replace(recipe, clip_norm=0.0)
+    params.hold(trial, plain)
     network, optimizer = fabric.setup(trial, params.optimizer(trial, plain))
     objective = task.of(data, plain)
     batches = training_batches(data, recipe, preprocessing, seed=seed)
@@ -82,8 +83,7 @@ def find_learning_rate(
         for step, batch in zip(range(steps), _endless(batches), strict=False):
             seed_step(seed, step)
             rate = lowest * (highest / lowest) ** (step / (steps - 1))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            params.set_rate(optimizer, rate)
             optimizer.zero_grad(set_to_none=True)
             loss = torch.stack(list(objective.losses(network, batch.to(fabric.device)).values())).sum()
             value = loss.item()

@@ -81,6 +81,10 @@ class Recipe:
 
     # network
     dropout: float = -1.0  # below 0: the network's own
+    body_lr: float = (
+        1.0  # factor of the rate for all but the classifier; 0: held, with BatchNorm as in evaluation
+    )
+    freeze: str = ""  # what is held: up to and with the stage of this name, or the first so many stages
 
     # what is kept and when to stop
     ema: float = 0.0  # decay; 0: no average
@@ -196,6 +200,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "mixup": (0, 100),
     "cutmix": (0, 100),
     "dropout": (-1, 0.999),
+    "body_lr": (0, 1_000),
     "ema": (0, 0.999999),
     "early_stopping": (0, 100_000),
 }

@@ -46,6 +46,22 @@ FIELDS: dict[str, tuple[type, ...]] = {  # of run.json, and what they may be
     "versions": (dict,),
     "machine": (dict,),
 }
+LATER: dict[str, tuple[type, ...]] = {"start": (dict,)}  # runs of the first version have none
+START: dict[str, tuple[type, ...]] = {
+    "kind": (str,),
+    "title": (str,),
+    "reason": (str,),
+    "source": (str,),
+    "file": (str,),
+    "sha256": (str,),
+    "url": (str,),
+    "confirmed": (bool, MAYBE),
+    "names": (str,),
+    "head": (str,),
+    "left_out": (list,),
+    "drawn": (list,),
+    "held": (list,),
+}
 READING: dict[str, tuple[type, ...]] = {
     "val_share": (int, float),
     "test_share": (int, float, MAYBE),
@@ -119,6 +135,8 @@ class RunFolder:
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise BadCheckpoint(f"{self.path / RUN} is not a run of format {FORMAT}.")
         _check(value, FIELDS, self.path / RUN, complete=True)
+        _check({name: value[name] for name in LATER if name in value}, LATER, self.path / RUN)
+        _check(value.get("start", {}), START, self.path / RUN)
         _check(value["reading"], READING, self.path / RUN)
         _check(value["safety"], SAFETY, self.path / RUN)
         return value

@@ -16,12 +16,15 @@ from torch import nn
 
 from convatlas.data import Batches, Data, Preprocessing, open_data
 from convatlas.errors import BadCheckpoint, DataError
+from convatlas.files import newest
 from convatlas.measure.machine import machine, versions
 from convatlas.models import create_model, find
 from convatlas.randomness import key, preserved
 from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop, Safety
 from convatlas.train.observer import Observer
+from convatlas.train.origin import again
+from convatlas.train.params import held
 from convatlas.train.plan import check_wishes, plan
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
@@ -65,6 +68,7 @@ def begin(
     out: str | Path | None = None,
     seed: int = 0,
     weights: str | None = None,
+    options: Mapping[str, Any] | None = None,
     compute: Compute | None = None,
     safety: Safety | None = None,
     observer: Observer | None = None,
@@ -75,29 +79,32 @@ def begin(
     """Train on `where` and give the run's folder.
 
     `settings` replace fields of the recipe; `reading` goes to `open_data` (val_share, group_by, on_bad);
+    `weights` is a wish of `origin.check_wish`; `options` go to the network's constructor;
     `notify` is given what has been decided (run.json) before the first step; `find_rate` looks for the
-    learning rate first. Raises `DataError`, `UsageError`, `NumericError`, `ResourceError`, `Interrupted`.
+    learning rate first. Raises `DataError`, `UsageError`, `BadCheckpoint`, `NumericError`, `ResourceError`,
+    `Interrupted`.
     """
     compute, safety, reading = compute or Compute(), safety or Safety(), dict(reading or {})
     if out is not None and (Path(out) / "run.json").exists():
         RunFolder.create(Path(out))  # refuses, before any work is done
-    check_wishes(model, recipe, settings)
+    check_wishes(model, recipe, settings, weights, options)
     data = (
         where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
     )
     _check_trainable(data)
-    decision = plan(data, model, recipe, settings, seed)
+    decision = plan(data, model, recipe, settings, seed, weights, options)
     final, spec = decision.recipe, find(decision.model)
-    options: dict[str, Any] = {"num_classes": len(data.classes), "in_channels": data.channels}
-    if final.dropout >= 0:
-        options["dropout"] = final.dropout
-    decided = {
+    start: dict[str, Any] = decision.start.to_json()
+    decided: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": _command(data, model, recipe, settings, seed, weights, safety, reading, find_rate),
+        "command": _command(
+            data, model, recipe, settings, seed, weights, options, safety, reading, find_rate
+        ),
         "task": find_task(spec.task).name,
         "model": decision.model,
-        "options": options,
+        "options": dict(decision.options),
         "weights": weights,
+        "start": start,
         "choice": decision.reason,
         "recipe_name": final.name,
         "recipe": final.to_json(),
@@ -113,11 +120,15 @@ def begin(
         "versions": versions(),
         "machine": machine(),
     }
+    network = _network(decided)
+    if decision.start.learnt:
+        start |= decision.start.read(data.classes).fill(network)
+    start["held"] = list(held(network, final))
     if find_rate:
         from convatlas.train.lr_finder import find_learning_rate
 
         found = find_learning_rate(
-            _network(decided, weights),
+            network,
             data,
             final,
             decision.preprocessing,
@@ -135,7 +146,7 @@ def begin(
     fabric.barrier()
     if notify is not None and fabric.is_global_zero:
         notify({**decided, "path": str(folder.path)})
-    _loop(folder, decided, data, fabric, compute, safety, observer, weights).run()
+    _loop(folder, decided, data, fabric, compute, safety, observer, network).run()
     return folder
 
 
@@ -146,6 +157,7 @@ def _command(
     settings: Mapping[str, Any] | None,
     seed: int,
     weights: str | None,
+    options: Mapping[str, Any] | None,
     safety: Safety,
     reading: Mapping[str, Any],
     find_rate: bool,
@@ -158,8 +170,9 @@ def _command(
     words = ["convatlas", "train", str(data.where)]
     words += ["--model", model] if model else []
     words += ["--recipe", recipe] if isinstance(recipe, str) else []
-    for field, value in fields.items():
-        words += ["--set", f"{field}={value if isinstance(value, str) else json.dumps(value)}"]
+    for option, chosen in (("--set", fields), ("--option", options or {})):
+        for field, value in chosen.items():
+            words += [option, f"{field}={value if isinstance(value, str) else json.dumps(value)}"]
     words += ["--seed", str(seed)]
     given = {**reading, "on_nan": safety.on_nan, "weights": weights}
     usual = {"on_bad": "error", "val_share": 0.1, "on_nan": "stop"}
@@ -200,7 +213,12 @@ def resume(
     fabric = compute.fabric(recipe)
     if notify is not None and fabric.is_global_zero:
         notify({**decided, "path": str(folder.path)})
-    _loop(folder, decided, source, fabric, compute, safety, observer, None).run()
+    network = _network(decided)
+    if newest(folder.checkpoints)[0] is None and (
+        reading := again(decided.get("start", {}), find(decided["model"]))
+    ):
+        reading.fill(network)
+    _loop(folder, decided, source, fabric, compute, safety, observer, network).run()
     return folder
 
 
@@ -212,7 +230,7 @@ def _loop(
     compute: Compute,
     safety: Safety,
     observer: Observer | None,
-    weights: str | None,
+    network: nn.Module,
 ) -> Loop:
     recipe = Recipe.from_json(decided["recipe"])
     preprocessing = Preprocessing.from_json(decided["preprocessing"])
@@ -231,7 +249,7 @@ def _loop(
     )
     return Loop(
         task=task,
-        model=_network(decided, weights),
+        model=network,
         recipe=recipe,
         train=train,
         val=val,
@@ -252,11 +270,11 @@ def _loop(
     )
 
 
-def _network(decided: Mapping[str, Any], weights: str | None = None) -> nn.Module:
-    """The run's network with its first weights: a function of the seed."""
+def _network(decided: Mapping[str, Any]) -> nn.Module:
+    """The run's network as it is drawn: a function of the seed."""
     with preserved():
         torch.manual_seed(key(decided["seed"], "weights"))
-        return create_model(decided["model"], weights=weights, **decided["options"])
+        return create_model(decided["model"], **decided["options"])
 
 
 def _check_trainable(data: Data) -> None:
