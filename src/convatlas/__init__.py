@@ -11,10 +11,30 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convatlas.api import Run, create_model, find, list_models, load_weights, measure, open_data, train
+    from convatlas.api import (
+        Run,
+        audit,
+        create_model,
+        find,
+        list_models,
+        load_weights,
+        measure,
+        open_data,
+        train,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Run", "create_model", "find", "list_models", "load_weights", "measure", "open_data", "train"]
+__all__ = [
+    "Run",
+    "audit",
+    "create_model",
+    "find",
+    "list_models",
+    "load_weights",
+    "measure",
+    "open_data",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
