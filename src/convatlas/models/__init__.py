@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from convatlas.errors import UsageError, did_you_mean
+from convatlas.layers.init import INITIALISATIONS, initialise
 from convatlas.models import (
     alexnet,
     all_cnn,
@@ -19,7 +21,9 @@ from convatlas.models import (
     fractalnet,
     googlenet,
     highway,
+    inception_resnet_v2,
     inception_v3,
+    inception_v4,
     lenet,
     mcdnn,
     mnasnet,
@@ -34,6 +38,7 @@ from convatlas.models import (
     resnext,
     shufflenet_v2,
     squeezenet,
+    stochastic_depth,
     vgg,
     wide_resnet,
     zfnet,
@@ -53,7 +58,9 @@ __all__ = [
     "fractalnet",
     "googlenet",
     "highway",
+    "inception_resnet_v2",
     "inception_v3",
+    "inception_v4",
     "lenet",
     "list_models",
     "mcdnn",
@@ -71,6 +78,7 @@ __all__ = [
     "shufflenet_v2",
     "specs",
     "squeezenet",
+    "stochastic_depth",
     "vgg",
     "wide_resnet",
     "zfnet",
@@ -82,6 +90,10 @@ def create_model(
     num_classes: int | None = None,
     in_channels: int | None = None,
     weights: str | Path | None = None,
+    *,
+    init: str | None = None,
+    init_batch: Tensor | None = None,
+    init_options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> nn.Module:
     """Build the network of that name, in training mode.
@@ -94,6 +106,10 @@ def create_model(
             `convatlas.weights.load_weights`. The classifier is left out, and stays freshly drawn, only if
             `num_classes` asks for others than the weights have; the first convolution is adapted as timm does it only
             if `in_channels` does.
+        init: how the weights are drawn, a name of `convatlas.layers.init.INITIALISATIONS`; as the family starts if
+            None. A family may have names of its own besides (`overrides` lists `init` then).
+        init_batch: images (N, in_channels, H, W) for initialisations that look at data.
+        init_options: further arguments of the initialisation, such as `{"std": 0.1}`.
         settings: what else the network's constructor takes; `overrides` lists it.
 
     Raises:
@@ -107,6 +123,8 @@ def create_model(
     """
     spec = find(name)
     known = overrides(spec)
+    if init is not None and init not in INITIALISATIONS and "init" in known:
+        settings, init = settings | {"init": init}, None
     for setting in settings:
         if setting not in known:
             raise UsageError(
@@ -121,6 +139,12 @@ def create_model(
         model = spec.build(num_classes=max(classes, 1), in_channels=channels, **settings)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name} cannot be built with {settings}: {error}.") from error
+    if init is not None:
+        initialise(model, init, batch=init_batch, **(init_options or {}))
+    elif init_batch is not None or init_options:
+        raise UsageError(
+            f"a batch or options for the initialisation of {name} came without its name; give init=."
+        )
     if weights is not None:
         head = "keep" if num_classes is None else "fit"
         take(model, weights, spec.peers, name, head=head, fold=in_channels is not None)

@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import nn
 
 from convatlas.layers.conv_head import class_maps
-from convatlas.layers.init import glorot_uniform
+from convatlas.layers.init import glorot_uniform, small_gaussian
 from convatlas.models.classifier import Classifier, Stage
 from convatlas.registry import Paper, Published, register
 
@@ -91,10 +91,8 @@ class DeeplySupervisedNet(Classifier):
             auxiliary_weight=FADE * alpha,
         )
         self.alpha = alpha
-        glorot_uniform(self)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.normal_(module.weight, std=0.05)
+        small_gaussian(self, std=0.05)
+        glorot_uniform(self.auxiliary)
 
     def set_progress(self, progress: float) -> None:
         """The companion losses fade linearly and are gone at the end (section 2.2)."""

@@ -50,7 +50,7 @@ class HighwayLayer(nn.Module):
         self.own_start()
 
     def own_start(self) -> None:
-        """Start the gates almost closed."""
+        """Start the gates almost closed; every initialisation of `layers.init` asks for this at its end."""
         nn.init.constant_(self.gate.get_submodule("conv").bias, self.gate_bias)  # pyright: ignore[reportArgumentType]
         if self.carry is not None:  # sigmoid(-b) = 1 - sigmoid(b)
             nn.init.constant_(self.carry.get_submodule("conv").bias, -self.gate_bias)  # pyright: ignore[reportArgumentType]
@@ -133,9 +133,6 @@ class Highway(Classifier):
             head_hidden_size=width,
         )
         glorot_uniform(self)
-        for module in self.modules():
-            if isinstance(module, HighwayLayer):
-                module.own_start()
 
 
 PAPER = Paper(

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from convatlas.errors import UsageError
-from convatlas.layers.init import glorot_uniform, he_normal
+from convatlas.layers.init import he_normal, small_gaussian
 from convatlas.layers.lrn import lrn as local_response_norm
 from convatlas.layers.names import numbered
 from convatlas.models.classifier import Classifier, Stage
@@ -59,8 +59,8 @@ class VGG(Classifier):
         lrn: local response normalisation after the first ReLU (A-LRN).
         hidden: width of the first two linear layers.
         dropout: probability after each of them (section 3.1).
-        init: "he", torchvision's; "paper", N(0, 0.01) with 0.01 the variance (section 3.1); "glorot", which the
-            authors found sufficient afterwards.
+        init: "torchvision", He's convolutions and N(0, 0.01^2) linear layers; "paper", N(0, 0.01) with 0.01 the
+            variance (section 3.1). Glorot's, which the authors found sufficient afterwards, is `create_model`'s.
     """
 
     classifier_name: ClassVar[str] = "fc8"
@@ -73,7 +73,7 @@ class VGG(Classifier):
         lrn: bool = False,
         hidden: int = 4096,
         dropout: float = 0.5,
-        init: Literal["he", "paper", "glorot"] = "he",
+        init: Literal["torchvision", "paper"] = "torchvision",
         num_classes: int = 1000,
         in_channels: int = 3,
     ) -> None:
@@ -102,7 +102,15 @@ class VGG(Classifier):
             in_channels=in_channels,
             head_hidden_size=hidden,
         )
-        initialise(self, init)
+        if init == "paper":
+            small_gaussian(self, std=0.1)
+        elif init == "torchvision":
+            small_gaussian(self, std=0.01)
+            he_normal(self)
+        else:
+            raise UsageError(
+                f"init={init!r} is not known; 'torchvision', 'paper' and those of create_model are."
+            )
 
     def key_rules(self, origin: str) -> list[tuple[str, str]] | None:
         """In torchvision, numbers for the layers of `features`, in one flat list from 0."""
@@ -114,21 +122,6 @@ class VGG(Classifier):
             (r"^head\.fc7\.", "classifier.3."),
             (r"^head\.fc8\.", "classifier.6."),
         ]
-
-
-def initialise(network: nn.Module, kind: str) -> None:
-    """Weights of the distribution `kind` (see `VGG`), biases 0."""
-    if kind == "glorot":
-        glorot_uniform(network)
-    elif kind == "he":
-        he_normal(network)
-    elif kind != "paper":
-        raise UsageError(f"init={kind!r} is not known; 'he', 'paper' and 'glorot' are.")
-    for module in network.modules():
-        paper = kind == "paper" and isinstance(module, (nn.Conv2d, nn.Linear))
-        if paper or (kind == "he" and isinstance(module, nn.Linear)):
-            nn.init.normal_(module.weight, std=0.1 if paper else 0.01)  # pyright: ignore[reportArgumentType]
-            nn.init.zeros_(module.bias)  # pyright: ignore[reportArgumentType]
 
 
 PAPER = Paper(

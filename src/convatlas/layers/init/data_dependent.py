@@ -61,7 +61,7 @@ def data_dependent(
         deviation = checked(name, outputs.std(1))
         shape = (1, -1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1)
         layer.weight.div_(deviation.view(*shape, *(1,) * (layer.weight.ndim - 2)))
-        if layer.bias is not None and id(layer) not in fixed:  # pyright: ignore[reportUnnecessaryComparison]
+        if layer.bias is not None and id(layer) not in fixed:
             layer.bias.copy_(bias - outputs.mean(1) / deviation)
 
     with torch.no_grad():
@@ -82,7 +82,7 @@ def rates_of_change(network: nn.Module, batch: Tensor, top: Tensor) -> dict[str,
         )
     rates: dict[str, float] = {}
     for (name, layer), gradient in zip(layers.items(), found, strict=True):
-        if gradient is not None and bool(gradient.any()):
+        if gradient is not None and bool(gradient.any()):  # pyright: ignore[reportUnnecessaryComparison]
             rates[name] = float(
                 gradient.square().mean().sqrt() / layer.weight.detach().square().mean().sqrt()
             )
