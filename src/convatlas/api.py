@@ -19,6 +19,7 @@ from convatlas.data import Data, open_data
 from convatlas.errors import BadCheckpoint, DataError
 from convatlas.files import read_untrusted
 from convatlas.infer import Evaluation, Run
+from convatlas.layers.init import initialise
 from convatlas.measure import measure
 from convatlas.models import create_model, find, list_models
 from convatlas.report import write_report
@@ -35,6 +36,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "find",
+    "initialise",
     "list_models",
     "load_weights",
     "measure",
