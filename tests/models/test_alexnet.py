@@ -152,7 +152,7 @@ def test_other_sizes_are_pooled_to_six_by_six() -> None:
     [
         ({"order": "norm"}, "'norm-pool', 'pool-norm', 'pool'"),
         ({"removed": (5,)}, "only 3, 4, 6 and 7"),
-        ({"init": "he"}, "'paper' and 'torch'"),
+        ({"init": "torch"}, "'paper', 'torchvision' and those of create_model"),
         ({"middle": (512, 512)}, "cannot be built"),
         ({"middle": (3, 4, 7), "removed": ()}, "cannot be built"),
     ],

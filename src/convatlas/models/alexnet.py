@@ -18,6 +18,7 @@ from typing import ClassVar, Literal, NamedTuple
 from torch import nn
 
 from convatlas.errors import UsageError
+from convatlas.layers.init import small_gaussian
 from convatlas.layers.lrn import lrn
 from convatlas.layers.names import numbered
 from convatlas.models.classifier import Classifier, Stage
@@ -94,7 +95,7 @@ class AlexNet(Classifier):
         removed: numbers of layers to leave out, of 3, 4, 6 and 7 (the ablation of Zeiler & Fergus, table 3).
         hidden: width of layers 6 and 7.
         dropout: probability in each of them (section 4.2).
-        init: "paper", N(0, 0.01^2) with the layout's biases (section 5); "torch", PyTorch's own.
+        init: "paper", N(0, 0.01^2) with the layout's biases (section 5); "torchvision", PyTorch's own.
 
     Raises:
         UsageError: for another order or init, or a layer that cannot be left out.
@@ -111,7 +112,7 @@ class AlexNet(Classifier):
         removed: Collection[int] = (),
         hidden: int = 4096,
         dropout: float = 0.5,
-        init: Literal["paper", "torch"] = "paper",
+        init: Literal["paper", "torchvision"] = "paper",
         num_classes: int = 1000,
         in_channels: int = 3,
     ) -> None:
@@ -147,14 +148,12 @@ class AlexNet(Classifier):
 
     def initialise(self, layout: Layout) -> None:
         """Weights N(0, 0.01^2), biases as in the layout (section 5)."""
+        small_gaussian(self, std=0.01)
         biases = {f"features.conv{i}.conv": conv.bias for i, conv in enumerate(layout.convolutions, start=1)}
-        biases |= {"head.fc6": layout.hidden_bias, "head.fc7": layout.hidden_bias, "head.fc8": 0.0}
-        for name, bias in biases.items():
-            layer = dict(self.named_modules()).get(name)
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.init.normal_(layer.weight, std=0.01)
-                if layer.bias is not None:
-                    nn.init.constant_(layer.bias, bias)
+        biases |= {"head.fc6": layout.hidden_bias, "head.fc7": layout.hidden_bias}
+        for name, layer in self.named_modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None and name in biases:
+                nn.init.constant_(layer.bias, biases[name])
 
     def key_rules(self, origin: str) -> list[tuple[str, str]] | None:
         """In torchvision, which has the tower without normalisation, numbers for the layers."""
@@ -174,8 +173,8 @@ def check(order: str, removed: Collection[int], init: str) -> None:
         raise UsageError(f"order={order!r} is not known; {', '.join(map(repr, ORDERS))} are.")
     if not set(removed) <= set(REMOVABLE):
         raise UsageError(f"removed={removed!r}: of the layers only 3, 4, 6 and 7 can be left out.")
-    if init not in ("paper", "torch"):
-        raise UsageError(f"init={init!r} is not known; 'paper' and 'torch' are.")
+    if init not in ("paper", "torchvision"):
+        raise UsageError(f"init={init!r} is not known; 'paper', 'torchvision' and those of create_model are.")
 
 
 def widened(convolutions: tuple[Conv, ...], middle: tuple[int, int, int] | None) -> list[Conv]:
@@ -255,7 +254,7 @@ register(
 )
 register(
     "alexnet",
-    partial(AlexNet, ONE_TOWER, order="pool", init="torch"),
+    partial(AlexNet, ONE_TOWER, order="pool", init="torchvision"),
     paper=ONE_WEIRD_TRICK,
     family="alexnet",
     image=224,

@@ -124,6 +124,52 @@ class VGG(Classifier):
         ]
 
 
+# What a deeper network takes over from A: its first four convolutions and its linear layers (section 3.1).
+TAKEN_OVER = (
+    *("features.conv1.conv1", "features.conv2.conv1", "features.conv3.conv1", "features.conv3.conv2"),
+    *("head.fc6", "head.fc7", "head.fc8"),
+)
+
+
+def start_from_a(deeper: VGG, trained: VGG) -> None:
+    """Copy the first four convolutions and the three linear layers of a trained A into B, C, D or E.
+
+    The layers between keep their random weights. The paper trained all deeper configurations so, as random weights
+    alone can stall the learning of a deep network.
+
+    Args:
+        deeper: a fresh network, changed in place; `init="paper"` gives it the paper's random weights.
+        trained: configuration A or A-LRN, with as many classes, input channels and hidden units.
+
+    Raises:
+        UsageError: if `trained` is not A, or a layer of it does not fit; nothing is copied then.
+
+    Source: section 3.1.
+
+    Examples:
+        >>> a, b = VGG(CONFIGURATIONS["A"], hidden=8), VGG(CONFIGURATIONS["B"], hidden=8, init="paper")
+        >>> start_from_a(b, a)
+        >>> bool((b.head.fc7.weight == a.head.fc7.weight).all())
+        True
+    """
+    first = [name for name, module in trained.named_modules() if isinstance(module, nn.Conv2d)][:4]
+    if tuple(first) != TAKEN_OVER[:4]:
+        raise UsageError(
+            f"the first four convolutions are {first}; only configuration A can be continued from."
+        )
+    source, target = trained.state_dict(), deeper.state_dict()
+    copies = {
+        f"{layer}.{part}": source[f"{layer}.{part}"] for layer in TAKEN_OVER for part in ("weight", "bias")
+    }
+    for name, tensor in copies.items():
+        if tensor.shape != target[name].shape:
+            raise UsageError(
+                f"{name} is {tuple(tensor.shape)} in the trained network and {tuple(target[name].shape)} in the "
+                "deeper one; build both with the same classes, input channels and hidden units."
+            )
+    deeper.load_state_dict(copies, strict=False)
+
+
 PAPER = Paper(
     "Very Deep Convolutional Networks for Large-Scale Image Recognition",
     year=2014,
