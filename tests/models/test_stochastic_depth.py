@@ -1,4 +1,4 @@
-"""Stochastic depth: what survives and how often, what a block that is left out leaves untouched, the rule of testing."""
+"""Stochastic depth: what survives and how often, what a block that is left out leaves untouched, the test rule."""
 
 from __future__ import annotations
 
