@@ -53,7 +53,7 @@ def peer(spec: Spec, library: str) -> nn.Module:
     name = spec.peers[library]
     with torch.device("meta"):
         if library == "timm":
-            network = timm.create_model(name, pretrained=False)
+            network = timm.create_model(name, pretrained=False, drop_rate=0.0)  # some drop without a module
         else:
             extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
             network = torchvision.models.get_model(name, weights=None, **extra)
