@@ -62,3 +62,15 @@ def test_macs_grow_with_depth_and_the_squares_of_width_and_resolution() -> None:
 
     scaling = Scaling(depth=3, width=2, resolution=1.5)
     assert cost(3, 16, 24) == scaling.macs * cost(1, 8, 16)
+
+
+@pytest.mark.parametrize("channels", [0, -8, math.nan, math.inf])
+def test_channels_that_cannot_be(channels: float) -> None:
+    with pytest.raises(UsageError, match="a width is a factor larger than 0"):
+        divisible(channels)
+
+
+@pytest.mark.parametrize("factor", [0, -1, math.nan, math.inf])
+def test_depths_that_cannot_be(factor: float) -> None:
+    with pytest.raises(UsageError, match="a factor larger than 0"):
+        deeper(3, factor)

@@ -124,5 +124,5 @@ def test_four_ways_to_spend_about_four_times_as_much() -> None:
 
 @pytest.mark.parametrize("wrong", [{"width": 0}, {"depth": -1.0}])
 def test_scalings_that_cannot_be(wrong: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match=r"larger than 0; 1\.0 is EfficientNet-B0"):
+    with pytest.raises(UsageError, match="a factor larger than 0"):
         create_model("efficientnet_b0", **wrong)

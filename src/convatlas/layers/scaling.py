@@ -68,20 +68,27 @@ def divisible(channels: float, divisor: int = 8) -> int:
     """The nearest multiple of `divisor`, at least one, and the next one where that would lose more than a tenth.
 
     Mobile hardware wants channels in eights. The rule is that of the authors of MobileNetV2, and of all after them.
+    Raises `UsageError` unless there are more than 0 channels.
 
     Examples:
         >>> divisible(0.75 * 32), divisible(1.1 * 40), divisible(0.35 * 32), divisible(3)
         (24, 48, 16, 8)
     """
+    if not 0 < channels < math.inf:
+        raise UsageError(
+            f"{channels:g} channels cannot be; a width is a factor larger than 0, and 1 changes nothing."
+        )
     nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return nearest + divisor if nearest < 0.9 * channels else nearest
 
 
 def deeper(blocks: int, factor: float) -> int:
-    """Blocks of a stage after scaling: rounded up, as EfficientNet does.
+    """Blocks of a stage after scaling: rounded up, as EfficientNet does. Raises `UsageError` for a factor of 0 or less.
 
     Examples:
         >>> [deeper(blocks, 1.1) for blocks in (1, 2, 3, 4)]
         [2, 3, 4, 5]
     """
+    if not 0 < factor < math.inf:
+        raise UsageError(f"depth={factor:g} cannot be; it is a factor larger than 0, and 1 changes nothing.")
     return math.ceil(blocks * factor)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from convatlas.errors import UsageError
 from convatlas.layers.conv import conv_bn
 from convatlas.layers.head import mean_head
 from convatlas.layers.init import he_normal
@@ -73,10 +72,6 @@ class EfficientNet(Classifier):
         num_classes: int = 1000,
         in_channels: int = 3,
     ) -> None:
-        if width <= 0 or depth <= 0:
-            raise UsageError(
-                f"width={width} and depth={depth} must be larger than 0; 1.0 is EfficientNet-B0."
-            )
         conv = partial(conv_bn, eps=eps, momentum=momentum, act=nn.SiLU)
         channels, stride = divisible(32 * width), 2
         features = OrderedDict[str, nn.Module](stem=conv(in_channels, channels, 3, 2))
