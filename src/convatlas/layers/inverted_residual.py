@@ -70,6 +70,39 @@ class InvertedResidual(nn.Module):
         return x + self.residual(x) if self.adds else self.residual(x)
 
 
+def stack(
+    c_in: int,
+    c_out: int,
+    depth: int,
+    *,
+    expansion: int,
+    kernel: int = 3,
+    stride: int = 1,
+    act: Callable[[], nn.Module] = nn.ReLU6,
+    momentum: float = 0.1,
+) -> nn.Sequential:
+    """`depth` blocks, the first of which changes channels and resolution; all expand by the same factor.
+
+    (N, c_in, H, W) -> (N, c_out, H / stride, W / stride)
+    """
+    widths = [c_in] + [c_out] * (depth - 1)
+    strides = [stride] + [1] * (depth - 1)
+    return nn.Sequential(
+        *(
+            InvertedResidual(
+                width,
+                c_out,
+                expanded=expansion * width,
+                kernel=kernel,
+                stride=step,
+                act=act,
+                momentum=momentum,
+            )
+            for width, step in zip(widths, strides, strict=True)
+        )
+    )
+
+
 def timm_rules(without_expansion: str) -> list[tuple[str, str]]:
     """Substitutions from our names to timm's for a network of a stem, stages of such blocks and a last convolution.
 

@@ -15,7 +15,7 @@ from torch import nn
 from convatlas.layers.conv import conv_bn
 from convatlas.layers.head import mean_head
 from convatlas.layers.init import he_normal
-from convatlas.layers.inverted_residual import InvertedResidual, timm_rules
+from convatlas.layers.inverted_residual import stack, timm_rules
 from convatlas.layers.scaling import divisible
 from convatlas.layers.separable import depthwise_separable
 from convatlas.models.classifier import Classifier, Stage
@@ -71,21 +71,17 @@ class MNASNet(Classifier):
         cuts = [Stage("stage1", channels, stride)]
         for i, row in enumerate(STAGES, start=2):
             c_out = divisible(row.channels * width)
-            blocks: list[nn.Module] = []
-            for block in range(row.depth):
-                blocks.append(
-                    InvertedResidual(
-                        channels,
-                        c_out,
-                        expanded=row.expansion * channels,
-                        kernel=row.kernel,
-                        stride=row.stride if block == 0 else 1,
-                        act=nn.ReLU,
-                        momentum=momentum,
-                    )
-                )
-                channels = c_out
-            features[f"stage{i}"] = nn.Sequential(*blocks)
+            features[f"stage{i}"] = stack(
+                channels,
+                c_out,
+                row.depth,
+                expansion=row.expansion,
+                kernel=row.kernel,
+                stride=row.stride,
+                act=nn.ReLU,
+                momentum=momentum,
+            )
+            channels = c_out
             stride *= row.stride
             cuts.append(Stage(f"stage{i}", channels, stride))
         features["last"] = conv_bn(channels, 1280, momentum=momentum)

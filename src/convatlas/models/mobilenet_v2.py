@@ -16,7 +16,7 @@ from torch import nn
 from convatlas.layers.conv import conv_bn
 from convatlas.layers.head import mean_head
 from convatlas.layers.init import he_normal
-from convatlas.layers.inverted_residual import InvertedResidual, timm_rules
+from convatlas.layers.inverted_residual import stack, timm_rules
 from convatlas.layers.scaling import divisible
 from convatlas.models.classifier import Classifier, Stage
 from convatlas.registry import Paper, Published, register
@@ -66,13 +66,8 @@ class MobileNetV2(Classifier):
         cuts: list[Stage] = []
         for i, (t, c, n, s) in enumerate(STAGES, start=1):
             c_out = divisible(c * width)
-            blocks: list[nn.Module] = []
-            for block in range(n):
-                blocks.append(
-                    InvertedResidual(channels, c_out, expanded=t * channels, stride=s if block == 0 else 1)
-                )
-                channels = c_out
-            features[f"stage{i}"] = nn.Sequential(*blocks)
+            features[f"stage{i}"] = stack(channels, c_out, n, expansion=t, stride=s)
+            channels = c_out
             stride *= s
             cuts.append(Stage(f"stage{i}", channels, stride))
         last = divisible(1280 * max(1.0, width))
