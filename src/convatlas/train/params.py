@@ -78,7 +78,7 @@ def _up_to(network: Classifier, stage: str) -> list[str]:
     if stage not in children and stage.isdecimal():
         if not 1 <= int(stage) <= len(stages):
             raise UsageError(
-                f"freeze = {stage}: {type(network).__name__} has {len(stages)} stages, {', '.join(stages)}."
+                f"freeze = {stage}: {type(network).__name__} has {len(stages)} stages: {', '.join(stages)}."
             )
         stage = stages[int(stage) - 1]
     if stage not in children:
