@@ -29,6 +29,7 @@ from convatlas.registry import Spec
 from convatlas.weights import load_weights, save_weights
 
 TOLERANCE = 1e-9  # of the largest value, in float64
+BATCH = 8  # images for statistics: of four, maps of one pixel give so small variances that deep networks explode
 PAIRS = [(spec, library) for spec in CLASSIFIERS for library in sorted(spec.peers)]
 COMPARED = {"torchvision": 13, "timm": 5}  # committed: it may only grow
 LATE = {name for library in COMPARED for name in heavy(s for s, other in PAIRS if other == library)}
@@ -100,7 +101,7 @@ def lively(network: nn.Module, side: int) -> nn.Module:
         return output / scale
 
     with torch.no_grad(), hooks(network, (nn.Conv2d, nn.Linear), rescale):
-        network.train()(images(side, 4))
+        network.train()(images(side, BATCH))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1
@@ -121,7 +122,7 @@ def settle(network: nn.Module, side: int) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    network.train()(images(side, 4))
+    network.train()(images(side, BATCH))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
