@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-import convatlas
+from convatlas import api
 from convatlas.measure.machine import machine, versions
 from convatlas.train import Compute
 
@@ -119,7 +119,7 @@ def write(folder: Path, train: list[Crop], test: list[Crop], seed: int) -> Path:
 def one(data: Path, source: Path | None, out: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Train; accuracies on val and, unless it is a pilot, on test."""
     settings = dict(pair.split("=", 1) for pair in options.set)
-    run = convatlas.train(
+    run = api.train(
         data,
         "resnet20_cifar",
         out=out,
@@ -130,7 +130,7 @@ def one(data: Path, source: Path | None, out: Path, options: argparse.Namespace,
     )
     found: dict[str, Any] = {"val": run.folder.evaluation("val")["top1"], "epoch": run.spec.epoch}
     if not options.pilot:
-        evaluation = convatlas.evaluate(run, split="test")
+        evaluation = api.evaluate(run, split="test")
         found |= {"test": evaluation.top1, "test_images": evaluation.count}
     found["counts"] = run.folder.read_run()["data"]["counts"]
     return found

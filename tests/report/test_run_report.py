@@ -21,7 +21,7 @@ from convatlas.errors import BadCheckpoint
 from convatlas.infer import Run
 from convatlas.report import write_report
 from convatlas.report.run_report import render
-from convatlas.train import RunFolder, begin
+from convatlas.train import Recipe, RunFolder, begin
 
 ALLOWED = {
     *(
@@ -340,3 +340,37 @@ def test_the_augmented_batch_is_the_one_that_was_trained_on(trained: RunFolder, 
         assert picture["src"] == thumbnail(images[i].permute(1, 2, 0).contiguous().numpy(), 192)[0]
         assert abs(sum(weight for _, weight in picture["names"]) - 1) < 1e-6
     assert any(len(picture["names"]) == 2 for picture in shown)
+
+
+# --- what it started from -----------------------------------------------------------------------------------
+
+
+def test_the_top_says_what_the_run_started_from(trained: RunFolder, tmp_path: Path) -> None:
+    scratch = Page(render(trained)).text
+    assert scratch.index("Started from scratch: random weights.") < scratch.index("accuracy")
+
+    official = {
+        "kind": "official", "title": "official weights: torchvision resnet18 V1", "reason": "--weights <torchvision>",
+        "sha256": "ab" * 32, "head": "new", "left_out": ["fc.weight", "fc.bias"], "drawn": [], "confirmed": False,
+        "held": ["features.conv1", "features.<b>"], "names": "torchvision", "file": "x", "url": "y", "source": "z",
+    }  # fmt: skip
+    recipe = Recipe(body_lr=0.1).to_json()
+    run = craft(tmp_path / "official", ["ant", "bee"], start=official, recipe=recipe)
+    text = Page(render(run)).text
+    assert text.index("Started from official weights: torchvision resnet18 V1.") < text.index("accuracy")
+    for said in (
+        "Why: --weights <torchvision>.", "abababab", "no published hash confirms", "left out: fc.weight, fc.bias.",
+        "learns at 0.1 of the rate", "Held as they were, not trained: features.conv1 , features.<b> .",
+    ):  # fmt: skip
+        assert said in text, said
+    kept = {**official, "head": "kept", "left_out": [], "held": ["features.conv1"]}
+    text = Page(render(craft(tmp_path / "kept", ["ant", "bee"], start=kept))).text
+    assert "Its classifier is kept." in text
+    assert "Held as it was" in text
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"), [(None, "from scratch: random weights"), ("w.pt", "from w.pt.")]
+)
+def test_a_run_of_the_first_version_says_it_too(tmp_path: Path, weights: str | None, says: str) -> None:
+    assert says in Page(render(craft(tmp_path / "run", ["ant", "bee"], weights=weights))).text

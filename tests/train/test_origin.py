@@ -462,10 +462,10 @@ def test_check_wish_leaves_open_what_images_decide() -> None:
 
 
 def test_the_command_does_it_again_with_its_weights_and_options(
-    source: RunFolder, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: RunFolder, two: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [f"{name}={value}" for name, value in {**SHORT, "freeze": "1"}.items()]
-    words = ["train", str(place / "two"), "--model", "resnet20_cifar", "--weights", str(source.path)]
+    words = ["train", two.where, "--model", "resnet20_cifar", "--weights", str(source.path)]
     for setting in settings:
         words += ["--set", setting]
     words += ["--option", "shortcut=A", "--option", "dropout=0.25", "--workers", "0", "--accelerator", "cpu"]
@@ -479,8 +479,9 @@ def test_the_command_does_it_again_with_its_weights_and_options(
 
     shown = run(*words, "--out", str(tmp_path / "first"))
     assert "start    the run" in shown
-    assert "the classifier is new" in shown
-    assert "held as they are: features.conv1, features.conv2_x" in shown
+    assert "All but the classifier learns at 0.1 of the rate." in shown
+    assert "The classifier is new; left out: head.fc.weight, head.fc.bias." in shown
+    assert "Held as they are: features.conv1, features.conv2_x" in shown
     first = RunFolder(tmp_path / "first")
     decided = first.read_run()
     assert decided["options"] == {"num_classes": 2, "in_channels": 3, "shortcut": "A", "dropout": 0.25}

@@ -252,21 +252,14 @@ def _announce(decided: Mapping[str, Any]) -> None:
 
 def start_lines(decided: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the run starts from, what of it was not taken, and what is held."""
-    start = decided["start"]
+    from convatlas.train.origin import sentences
+
+    start = decided.get("start") or {"kind": "scratch", "title": "random weights"}
     title = start["title"].upper() if start["kind"] == "scratch" else start["title"]
-    lines = [("start", f"{title} ({start['reason']})")]
-    if start["kind"] != "scratch":
-        lines.append(("", f"SHA-256 {start['sha256'][:16]}, {head_line(start)}"))
-    if start["held"]:
-        lines.append(("", f"held as they are: {', '.join(start['held'])}"))
+    lines = [("start", title), *(("", sentence) for sentence in sentences(decided))]
+    if start.get("held"):
+        lines.append(("", f"Held as they are: {', '.join(start['held'])}."))
     return lines
-
-
-def head_line(start: Mapping[str, Any]) -> str:
-    """What became of the classifier of the weights."""
-    if start["head"] == "kept":
-        return "the classifier is kept"
-    return f"the classifier is new; left out: {', '.join(start['left_out']) or 'nothing'}"
 
 
 def _recipe_line(recipe: Mapping[str, Any]) -> str:

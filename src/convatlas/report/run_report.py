@@ -28,6 +28,7 @@ from convatlas.infer import Evaluation, Run
 from convatlas.measure import measure, table
 from convatlas.models import find
 from convatlas.report import charts, pictures
+from convatlas.train.origin import sentences
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
 
@@ -69,6 +70,7 @@ def render(
         "found": found,
         "shown": shown,
         "best": run.spec,
+        "start": _start(decided),
         "epochs_run": max((line["epoch"] for line in metrics if line.get("kind") == "val"), default=0),
         "weights_kind": next((line.get("weights") for line in metrics if line.get("best")), "model"),
         "recipe_changes": _changes(decided),
@@ -115,6 +117,20 @@ def _evaluations(folder: RunFolder) -> dict[str, Evaluation]:
             except BadCheckpoint as error:
                 raise BadCheckpoint(f"{folder.path / 'evaluation' / (split + '.json')}: {error}") from error
     return found
+
+
+def _start(decided: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run started from, for the top of the page."""
+    start: Mapping[str, Any] = decided.get("start") or {}
+    if not start:  # a run of the first version
+        weights = decided.get("weights")
+        return {"scratch": not weights, "title": weights or "random weights", "facts": [], "held": []}
+    return {
+        "scratch": start["kind"] == "scratch",
+        "title": start["title"],
+        "facts": sentences(decided),
+        "held": list(start.get("held") or ()),
+    }
 
 
 def _left_out(bad: Any) -> dict[str, str]:

@@ -232,6 +232,23 @@ def again(told: Mapping[str, Any], spec: Spec) -> Reading | None:
     return Reading(start, path, digest, head, cast(Names, told["names"]))
 
 
+def sentences(decided: Mapping[str, Any]) -> list[str]:
+    """What run.json tells of the start beside its title, for people: why, which file, what was left out, what rate."""
+    start: Mapping[str, Any] = decided.get("start") or {}
+    said = [f"Why: {start['reason']}."] if start else []
+    if "sha256" in start:
+        doubt = "" if start.get("confirmed", True) else ", which no published hash confirms"
+        said.append(f"SHA-256 of the file: {start['sha256'][:16]}…{doubt}.")
+    if start.get("head") == "kept":
+        said.append("Its classifier is kept.")
+    elif start.get("head") == "new":
+        said.append(f"The classifier is new; left out: {', '.join(start['left_out']) or 'nothing'}.")
+    factor = decided["recipe"].get("body_lr", 1.0)
+    if factor not in (0, 1):
+        said.append(f"All but the classifier learns at {factor:g} of the rate.")
+    return said
+
+
 def _hash(path: Path) -> str:
     try:
         return sha256(path)
