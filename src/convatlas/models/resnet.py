@@ -54,24 +54,20 @@ def make_shortcut(option: Shortcut, place: Place, *, norm: bool = True) -> nn.Mo
 
 
 class Conv(NamedTuple):
-    """A convolution without bias, padded to keep the resolution."""
+    """A convolution without bias; `padding` keeps the resolution if None."""
 
     c_in: int
     c_out: int
     kernel: int = 1
     stride: int = 1
     groups: int = 1
+    padding: int | None = None
 
     def layer(self) -> nn.Conv2d:
         """(N, c_in, H, W) -> (N, c_out, H / stride, W / stride)."""
+        padding = self.kernel // 2 if self.padding is None else self.padding
         return nn.Conv2d(
-            self.c_in,
-            self.c_out,
-            self.kernel,
-            self.stride,
-            self.kernel // 2,
-            groups=self.groups,
-            bias=False,
+            self.c_in, self.c_out, self.kernel, self.stride, padding, groups=self.groups, bias=False
         )
 
 
@@ -186,15 +182,20 @@ class ResNet(ResidualNet):
     def key_rules(self, origin: str) -> list[tuple[str, str]] | None:
         """The names of torchvision, which are timm's too."""
         del origin
-        return [
-            (r"^features\.conv1\.conv\.", "conv1."),
-            (r"^features\.conv1\.bn\.", "bn1."),
-            *((rf"^features\.conv{i + 1}_x\.", f"layer{i}.") for i in range(1, 5)),
-            (r"\.residual\.", "."),
-            (r"\.shortcut\.conv\.", ".downsample.0."),
-            (r"\.shortcut\.bn\.", ".downsample.1."),
-            (r"^head\.fc\.", "fc."),
-        ]
+        return torchvision_names()
+
+
+def torchvision_names() -> list[tuple[str, str]]:
+    """Substitutions from our names of stem, stages, blocks and head to torchvision's."""
+    return [
+        (r"^features\.conv1\.conv\.", "conv1."),
+        (r"^features\.conv1\.bn\.", "bn1."),
+        *((rf"^features\.conv{i + 1}_x\.", f"layer{i}.") for i in range(1, 5)),
+        (r"\.residual\.", "."),
+        (r"\.shortcut\.conv\.", ".downsample.0."),
+        (r"\.shortcut\.bn\.", ".downsample.1."),
+        (r"^head\.fc\.", "fc."),
+    ]
 
 
 PAPER = Paper(
