@@ -155,11 +155,13 @@ def check_wish(wish: str | None, spec: Spec | None) -> Start | None:
     best weights: before any image is read.
     """
     if wish in (None, "", "none"):
-        return SCRATCH if wish != "none" else Start("scratch", "random weights", "--weights none")
+        return (
+            SCRATCH if wish != "none" else Start("scratch", "random weights", "asked for by --weights none")
+        )
     if wish == "auto":
         return None
     if is_library(wish):
-        return _official(wish, spec, f"--weights {wish}") if spec is not None else None
+        return _official(wish, spec, f"asked for by --weights {wish}") if spec is not None else None
     path = Path(wish)
     if path.is_dir():
         folder = RunFolder.open(path)
@@ -167,13 +169,15 @@ def check_wish(wish: str | None, spec: Spec | None) -> Start | None:
         saved = SavedSpec.read(best / "spec.json")
         images = f"{Path(folder.read_run()['where']).name}, {len(saved.classes)} classes"
         title = f"the run {path}: epoch {saved.epoch} of {saved.model} on {images}"
-        return Start("run", title, f"--weights {wish}", path=best / "model.safetensors", run=saved)
+        return Start(
+            "run", title, f"asked for by --weights {wish}", path=best / "model.safetensors", run=saved
+        )
     if not path.exists():
         near = did_you_mean(wish, WORDS)
         raise UsageError(
             f"weights {wish!r}: there is no such file or folder, and it is none of {', '.join(WORDS)}.{near}"
         )
-    return Start("file", f"the file {path}", f"--weights {wish}", path=path)
+    return Start("file", f"the file {path}", f"asked for by --weights {wish}", path=path)
 
 
 def settle(wish: str | None, data: Data, spec: Spec) -> Start:
@@ -238,7 +242,7 @@ def sentences(decided: Mapping[str, Any]) -> list[str]:
     said = [f"Why: {start['reason']}."] if start else []
     if "sha256" in start:
         doubt = "" if start.get("confirmed", True) else ", which no published hash confirms"
-        said.append(f"SHA-256 of the file: {start['sha256'][:16]}…{doubt}.")
+        said.append(f"The SHA-256 of the file begins with {start['sha256'][:16]}{doubt}.")
     if start.get("head") == "kept":
         said.append("Its classifier is kept.")
     elif start.get("head") == "new":
