@@ -8,6 +8,7 @@ that one learning rate suits all of them (algorithm 2).
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -19,8 +20,8 @@ from convatlas.layers.init.in_order import channels, checked, in_order
 from convatlas.layers.init.variance import WeightLayer, small_gaussian, weight_layers
 
 Filters = Literal["random", "pca", "kmeans"]
-PATCHES = 4096  # of a layer's input, that filters are learnt from
-ENOUGH = 1e-6  # of the largest eigenvalue: directions that vary less are noise
+PATCHES = 1024  # of a layer's input, that filters are learnt from
+ENOUGH = 1e-6  # of the largest variance: directions that vary less are noise
 
 
 def data_dependent(
@@ -29,6 +30,7 @@ def data_dependent(
     *,
     filters: Filters = "random",
     bias: float = 0.0,
+    damping: float = 0.5,
     rounds: int = 50,
     tolerance: float = 0.01,
 ) -> None:
@@ -43,6 +45,8 @@ def data_dependent(
         filters: "random", Gaussian; "pca", principal components of the input's patches, whitened; "kmeans", their
             clusters.
         bias: the mean of every channel, beta of the paper.
+        damping: alpha of algorithm 2, which has 0.25: the share of a layer's distance that a round goes. 1 is enough
+            where all layers are homogeneous.
         rounds: at most so many of algorithm 2.
         tolerance: it ends where all rates are so near to their mean, relatively.
 
@@ -66,7 +70,7 @@ def data_dependent(
 
     with torch.no_grad():
         in_order(network, batch, normalise)
-    equalise(network, batch, rounds=rounds, tolerance=tolerance)
+    equalise(network, batch, damping=damping, rounds=rounds, tolerance=tolerance)
 
 
 def rates_of_change(network: nn.Module, batch: Tensor, top: Tensor) -> dict[str, float]:
@@ -89,7 +93,7 @@ def rates_of_change(network: nn.Module, batch: Tensor, top: Tensor) -> dict[str,
     return rates
 
 
-def equalise(network: nn.Module, batch: Tensor, *, rounds: int, tolerance: float) -> None:
+def equalise(network: nn.Module, batch: Tensor, *, damping: float, rounds: int, tolerance: float) -> None:
     """Scale weights until all layers have the same rate of change (algorithm 2).
 
     In a homogeneous network a layer that is scaled by s changes its own rate by 1 / s^2 as against all others, so
@@ -103,17 +107,22 @@ def equalise(network: nn.Module, batch: Tensor, *, rounds: int, tolerance: float
             arriving[name] = float(x.abs().mean())
 
         top = torch.randn_like(in_order(network, batch, note))
-    fixed = _with_own_start(network)
+    fixed, worst = _with_own_start(network), math.inf
     for _ in range(rounds):
         rates = rates_of_change(network, batch, top)
         logs = torch.tensor(list(rates.values()), dtype=torch.float64).log()
         off = dict(zip(rates, (logs - logs.mean()).tolist(), strict=True))
-        if max(map(abs, off.values()), default=0.0) < tolerance:
+        before, worst = worst, max(map(abs, off.values()), default=0.0)
+        if worst < tolerance:
             return
+        if worst > before:  # gates and squashing functions can answer more than a layer was scaled
+            damping /= 2
 
-        def rescale(name: str, layer: WeightLayer, x: Tensor, off: dict[str, float] = off) -> None:
+        def rescale(
+            name: str, layer: WeightLayer, x: Tensor, off: dict[str, float] = off, damping: float = damping
+        ) -> None:
             now = float(x.abs().mean())
-            factor = float(torch.tensor(off.get(name, 0.0) / 2).exp())
+            factor = math.exp(damping * max(-1.0, min(1.0, off.get(name, 0.0) / 2)))
             layer.weight.mul_(factor)
             if layer.bias is not None and id(layer) not in fixed and arriving[name] > 0:
                 layer.bias.mul_(factor * now / arriving[name])
@@ -154,13 +163,14 @@ def _patches(layer: nn.Conv2d | nn.Linear, x: Tensor) -> list[Tensor]:
 
 def _directions(patches: Tensor, wanted: int, filters: str) -> Tensor:
     """`wanted` filters, (wanted, fan-in): as many as the patches can tell apart, and random ones for the rest."""
-    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-    kept = values > ENOUGH * values[-1].clamp(min=torch.finfo(values.dtype).tiny)
-    whiten = vectors[:, kept] / values[kept].sqrt()  # (fan-in, directions): patches @ whiten has covariance 1
+    _, spread, directions = torch.linalg.svd(patches / len(patches) ** 0.5, full_matrices=False)
+    kept = spread > ENOUGH**0.5 * spread[0].clamp(min=torch.finfo(spread.dtype).tiny)
+    whiten = directions[kept].T / spread[kept]  # (fan-in, directions): patches @ whiten has covariance 1
     if filters == "pca":
-        found = whiten.T.flip(0)[:wanted]  # the strongest first
+        found = whiten.T[:wanted]  # the strongest first
     else:
-        found = _kmeans(F.normalize(patches @ whiten, dim=1), wanted) @ whiten.T
+        centres = _kmeans(F.normalize(patches @ whiten, dim=1), wanted)
+        found = centres @ whiten.T
     rest = torch.randn(wanted - len(found), patches.shape[1], dtype=patches.dtype, device=patches.device)
     return torch.cat((found, rest))
 
