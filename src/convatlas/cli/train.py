@@ -35,6 +35,21 @@ def train(
         str | None,
         typer.Option(help="A network of `convatlas list`; chosen by image size and count if absent."),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|auto|torchvision|timm|FILE|RUN",
+            help="What to start from; torchvision and timm are fetched.  [default: none]",
+        ),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="Setting of the network; may be repeated."),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Hold what comes up to this stage, by name or number, as it is."),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="quick, or the recipe of a paper.")] = "quick",
     settings: Annotated[
         list[str] | None,
@@ -65,17 +80,6 @@ def train(
     ] = None,
     precision: Annotated[Literal["32", "bf16"] | None, typer.Option(help="Of the arithmetic.")] = None,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Look for the learning rate first.")] = False,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="none|auto|torchvision|timm|FILE|RUN",
-            help="What to start from; torchvision and timm are fetched.  [default: none]",
-        ),
-    ] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="Setting of the network; may be repeated."),
-    ] = None,
     group_by: Annotated[
         str | None,
         typer.Option(help="Keep together in one split: a pattern with one group, or a column of the CSV."),
@@ -120,6 +124,7 @@ def train(
         "balance": balance,
         "early_stopping": early_stopping,
         "precision": precision,
+        "freeze": freeze,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     if where is None and resume is None:
