@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from convatlas.errors import UsageError
-from convatlas.layers.init import he_normal
+from convatlas.layers.init import he
 from convatlas.models.classifier import Classifier, Stage
 from convatlas.registry import Paper, Published, register
 
@@ -108,7 +108,7 @@ class SqueezeNet(Classifier):
             in_channels=in_channels,
             head_hidden_size=width,
         )
-        he_normal(self)
+        he(self, distribution="uniform")  # as in torchvision; the authors have Xavier's
         nn.init.normal_(head["conv10"].weight, std=0.01)  # pyright: ignore[reportArgumentType]
 
     def new_classifier(self, num_classes: int) -> nn.Module:
