@@ -235,12 +235,13 @@ for name, build, theirs, layers, top1, top5 in _ROWS:
         family="senet",
         image=224,
         published=Published(
+            macs="3.87×10^9" if name == "se_resnet50" else None,  # with the products by the factors
             top1_error_pct=top1,
             top5_error_pct=top5,
             other_errors_pct={"ILSVRC-2017 test, ensemble, top-5": "2.251"} if layers == 154 else {},
             layers=layers,
             test=ONE_CROP,
-            source="tables 2, 8 and 9",
+            source="section 4, tables 2, 8 and 9",
         ),
         summary=f"the authors' form: {'stride in the first 1x1 convolution, ' if early else ''}Caffe's max-pooling",
         peers={"timm": f"legacy_{theirs}"},

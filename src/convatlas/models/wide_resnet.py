@@ -88,6 +88,7 @@ for layers, widening, params, error, others in _ROWS:
             params=params,
             error_pct=error,
             other_errors_pct=others,
+            layers=layers,  # with the projections, without the linear layer
             test=MEAN_STD if error else None,
             source="tables 4, 5 and 6",
         ),
