@@ -562,3 +562,34 @@ def test_the_reader_does_not_need_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "timm", None)
     assert find_official("timm", {"timm": "resnet50"}, "resnet50").file == "resnet50.a1_in1k.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "settings"),
+    [
+        ("inception_v3_without_aux", "timm", {}),
+        ("inception_v3", "torchvision", {"aux": False}),
+        ("googlenet", "torchvision", {"aux": False}),
+    ],
+)
+def test_a_network_without_auxiliary_heads_leaves_out_those_of_the_checkpoint(
+    name: str, library: str, settings: dict[str, Any]
+) -> None:
+    from convatlas.weights import load_weights, transfer
+
+    theirs = torchvision.models.get_model(
+        "googlenet" if name == "googlenet" else "inception_v3", weights=None, init_weights=False
+    )
+    state = theirs.state_dict()
+    heads = {n for n in state if n.startswith(("aux1.", "aux2.", "AuxLogits."))}
+    assert heads
+    network = create_model(name, **settings)
+    load_weights(network, state, origin=library)
+    assert torch.equal(network.head.fc.weight, state["fc.weight"])
+    assert heads == set(transfer(network, state, origin=library, head="keep").left_out)
+    whole = create_model(name.removesuffix("_without_aux"))
+    load_weights(whole, state)
+    stripped = {n: tensor for n, tensor in state.items() if n not in heads}
+    done = transfer(whole, stripped, head="keep")
+    assert done.drawn
+    assert all(n.startswith("auxiliary.") for n in done.drawn)

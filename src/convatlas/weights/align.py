@@ -3,8 +3,8 @@
 Tensors never find their places by order: a safetensors file keeps none, and layers of equal shape would trade
 places unseen (ResNet-50's third convolution and its projection are both 256x64x1x1). For a checkpoint of another
 library the network gives the substitutions from its names to theirs (`key_rules`); they must lead to exactly the
-other's names, with equal shapes. Auxiliary heads alone may be absent: they serve training, many checkpoints are
-published without them, and the network's answer is the same.
+other's names, with equal shapes. Auxiliary heads alone may be absent, in the checkpoint or in the network: they serve
+training, many checkpoints are published without them, and the network's answer is the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def load_weights(
 ) -> None:
     """Fill a network with the weights of a file or a state dict, or leave it as it was and say why.
 
-    A checkpoint without any auxiliary head leaves those of the network as they are.
+    A checkpoint without any auxiliary head leaves those of the network as they are; a network without any leaves out
+    those of the checkpoint.
 
     Args:
         model: the network; its precision and device stay.
@@ -78,7 +79,7 @@ def fill(model: nn.Module, theirs: Mapping[str, Tensor], origin: str, what: str)
                 f"{what} has no {other!r}, which {type(model).__name__} needs for {name!r}.{near}"
             )
         chosen[name] = _fitting(name, tensor, other, theirs[other], what)
-    surplus = sorted(set(theirs) - set(names.values()))
+    surplus = sorted(set(theirs) - set(names.values()) - surplus_heads(model, names, theirs))
     if surplus:
         raise BadCheckpoint(
             f"{what} has {surplus[0]!r} of shape {tuple(theirs[surplus[0]].shape)}, for which {type(model).__name__} "
@@ -114,11 +115,8 @@ def names_of(
 ) -> dict[str, str]:
     """For each of our names the one to look for; each of theirs at most once."""
     candidates = {"ours": {name: name for name in ours}}
-    rules_of: Callable[[str], list[tuple[str, str]] | None] | None = getattr(model, "key_rules", None)
-    for other in ORIGINS[1:]:
-        rules = rules_of(other) if rules_of is not None else None
-        if rules is not None:
-            candidates[other] = {name: _renamed(name, rules) for name in ours}
+    for other, rules in _rules(model).items():
+        candidates[other] = {name: _renamed(name, rules) for name in ours}
     if origin not in candidates and origin != "auto":
         raise UsageError(f"{type(model).__name__} has no counterpart in {origin}.")
     if origin != "auto":
@@ -130,6 +128,25 @@ def names_of(
             f"two parameters of {type(model).__name__} would take the same name of the checkpoint."
         )
     return names
+
+
+def surplus_heads(model: nn.Module, names: Mapping[str, str], theirs: Mapping[str, Tensor]) -> set[str]:
+    """Names of the checkpoint's auxiliary heads, if the network was built without any."""
+    if any(name.startswith(AUXILIARY) for name in names):
+        return set()
+    prefixes = {AUXILIARY}
+    for rules in _rules(model).values():
+        prefixes |= {
+            other for pattern, other in rules if pattern.startswith(r"^auxiliary\.") and "\\" not in other
+        }
+    return {name for name in theirs if name.startswith(tuple(prefixes))} - set(names.values())
+
+
+def _rules(model: nn.Module) -> dict[str, list[tuple[str, str]]]:
+    """The network's substitutions for each library in which it exists."""
+    rules_of: Callable[[str], list[tuple[str, str]] | None] | None = getattr(model, "key_rules", None)
+    found = {other: rules_of(other) for other in ORIGINS[1:]} if rules_of is not None else {}
+    return {other: rules for other, rules in found.items() if rules is not None}
 
 
 def _renamed(name: str, rules: list[tuple[str, str]]) -> str:

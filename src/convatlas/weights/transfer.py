@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, cast
 from torch import Tensor, nn
 
 from convatlas.errors import BadCheckpoint, UsageError, did_you_mean
-from convatlas.weights.align import Origin, absent_heads, fill, modern, names_of, read_any
+from convatlas.weights.align import Origin, absent_heads, fill, modern, names_of, read_any, surplus_heads
 from convatlas.weights.official import LIBRARIES, find_official, is_library, read_official
 
 Head = Literal["keep", "fit", "new"]
@@ -70,6 +70,7 @@ def transfer(
     if head == "fit" and all(_fits(ours[name], theirs.get(names[name])) for name in classifiers):
         classifiers = set[str]()
     left_out = [names[name] for name in ours if name in classifiers and names[name] in theirs]
+    left_out += sorted(surplus_heads(model, names, theirs))
     theirs |= {names[name]: ours[name] for name in classifiers}
     first = next((name for name, parameter in model.named_parameters() if parameter.ndim == 4), None)
     changed = None
