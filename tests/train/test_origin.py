@@ -464,11 +464,22 @@ def test_check_wish_leaves_open_what_images_decide() -> None:
 def test_the_command_does_it_again_with_its_weights_and_options(
     source: RunFolder, two: Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = [f"{name}={value}" for name, value in {**SHORT, "freeze": "1"}.items()]
+    settings = [f"{name}={value}" for name, value in SHORT.items()]
     words = ["train", two.where, "--model", "resnet20_cifar", "--weights", str(source.path)]
     for setting in settings:
         words += ["--set", setting]
-    words += ["--option", "shortcut=A", "--option", "dropout=0.25", "--workers", "0", "--accelerator", "cpu"]
+    words += [
+        "--freeze",
+        "1",
+        "--option",
+        "shortcut=A",
+        "--option",
+        "dropout=0.25",
+        "--workers",
+        "0",
+        "--accelerator",
+        "cpu",
+    ]
 
     def run(*words: str) -> str:
         with pytest.raises(SystemExit) as left:
