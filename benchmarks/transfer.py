@@ -7,10 +7,12 @@ DATA holds `bccd.zip` and `camvid-half.zip`. RUN is a run on CIFAR-10, for examp
 those of the test images are others: `blood` has crops of red cells, white cells and platelets, `streets` patches of
 street scenes, named by what most of their pixels are.
 
-For each seed 500 images are drawn and divided into 400 for training and 100 for validation; both starts get the same
-images, recipe (`quick`) and epochs, and differ in `--weights RUN` alone. Test images are looked at once, by the epoch
-that validation chose. `--pilot` stops before them: what is to be chosen is chosen there. The result goes to
-`benchmarks/results/transfer-TARGET-DATE.json`. Measured, never asserted.
+For each seed 500 images are drawn and divided into 400 for training and 100 for validation. Both starts get the same
+images, recipe (`quick`) and epochs; they differ in `--weights RUN` and what follows from it, the body at a tenth of the
+rate and the preprocessing of the run. Test images are looked at once, by the epoch that validation chose. Frames of
+one drive through the streets may be in training and in test; that is the same for both. `--pilot` looks at validation
+alone: what is to be chosen is chosen there. The result goes to `benchmarks/results/transfer-TARGET-DATE.json`.
+Measured, never asserted.
 """
 
 from __future__ import annotations
@@ -160,8 +162,14 @@ def main(options: argparse.Namespace) -> None:
         "command": f"python benchmarks/transfer.py DATA --source RUN --target {options.target} "
         f"--epochs {options.epochs} --seeds {options.seeds}",
         "unit": "share of the test images that are named right",
-        "source": {name: source[name] for name in ("command", "model", "seed")}
-        | {"val": json.loads((options.source / "evaluation" / "val.json").read_text())["top1"]},
+        "source": {
+            "images": Path(source["where"]).name,
+            "model": source["model"],
+            "recipe": source["recipe_name"],
+            "epochs": source["recipe"]["epochs"],
+            "seed": source["seed"],
+            "val": json.loads((options.source / "evaluation" / "val.json").read_text())["top1"],
+        },
         "settings": {"epochs": options.epochs, "recipe": "quick", "set": options.set},
         "runs": results,
         "mean": {
