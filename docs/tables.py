@@ -1,16 +1,25 @@
-"""Write the tables of the family pages from the registry: `python docs/tables.py`, or with --check compare only.
+"""Write the tables of the pages from the code: `python docs/tables.py`, or with --check compare only.
 
-A page has its table between `<!-- table: FAMILY -->` and `<!-- end of table -->`; the prose is by hand.
+A page has its table between `<!-- table: NAME -->` and `<!-- end of table -->`; the prose is by hand. NAME is a family,
+or one of the tables of `audit.md` and `lectures.md`.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import torch
 
+from convatlas.audit import Check, audit, audit_lectures
+from convatlas.audit import table as audit_table
+from convatlas.audit.lectures import entries, lectures
+from convatlas.audit.slips import Lectures
 from convatlas.measure import measure
 from convatlas.models import create_model, list_models
 from convatlas.registry import Spec, find
@@ -71,13 +80,136 @@ def sizes(specs: list[Spec]) -> str:
     return f"Counted for images of {usual} pixels{''.join(f'; {text}' for text in exceptions)}."
 
 
+# --- audit.md and lectures.md -----------------------------------------------------------------------------
+
+
+@cache
+def figures() -> tuple[Check, ...]:
+    """Every printed figure of every network."""
+    return tuple(audit())
+
+
+@cache
+def claims() -> Lectures:
+    """Every claim of the lectures, and their slips."""
+    return audit_lectures()
+
+
+def marked(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, with what Markdown would read as a sign shown as it is."""
+    return audit_table.markdown(
+        header, ([re.sub(r"([*_<\\[])", r"\\\1", cell) for cell in row] for row in rows)
+    )
+
+
+def by_family() -> str:
+    """How the figures of each family fare."""
+    header = ("family", "figures", "hold", "differ, explained", "differ", "need the training")
+    rows = [
+        [family, str(len(checks)), *(str(number) for number in audit_table.counts(checks).values())]
+        for family, group in groupby(figures(), key=lambda check: find(check.subject).family)
+        if (checks := list(group))
+    ]
+    totals = [str(number) for number in (len(figures()), *audit_table.counts(figures()).values())]
+    return marked(header, [*sorted(rows), ["all", *totals]])
+
+
+def differences() -> str:
+    """Figures that are not ours, and why."""
+    return marked(audit_table.HEADER, audit_table.cells(c for c in figures() if c.status == "differs"))
+
+
+def holding() -> str:
+    """Figures that are ours."""
+    rows = audit_table.cells(check for check in figures() if check.status == "holds")
+    return marked(audit_table.HEADER[:4], [row[:4] for row in rows])
+
+
+def the_lectures() -> str:
+    """The five lectures, and how many claims each makes."""
+    made = Counter(key for finding in claims().findings for key in finding.claim.lectures)
+    rows = [
+        [each.label, each.title, each.place, str(each.year or ""), str(made[key])]
+        for key, each in lectures().items()
+    ]
+    return marked(("short name", "lecture", "where", "year", "claims"), rows)
+
+
+def counted_claims() -> str:
+    return audit_table.lecture_summary(claims()).replace("\n", ".\n\n") + ".\n"
+
+
+def slips() -> str:
+    """Every slip; those of entries without a page of their own carry the comment that names them."""
+    rows = [
+        [f"{cells[0]}{_named(slip.error.entry, slip.error.key)}", *cells[1:]]
+        for slip, cells in zip(claims().slips, audit_table.slip_cells(claims().slips), strict=True)
+    ]
+    return _with_comments(audit_table.SLIP_HEADER, rows)
+
+
+def left_open() -> str:
+    """What the lectures leave open, of entries without a page of their own."""
+    rows = [
+        [f"{entry.id} {number}{_named(entry.id, f'{entry.id} ambiguous {number}')}", text]
+        for entry in entries().values()
+        if entry.kind != "architecture"
+        for number, text in enumerate(entry.ambiguous, start=1)
+    ]
+    return _with_comments(("entry", "what is open"), rows)
+
+
+def _named(entry: str, key: str) -> str:
+    return f"\0{key}\0" if entries()[entry].kind != "architecture" else ""
+
+
+def _with_comments(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return re.sub("\0(.*?)\0", r"<!-- \1 -->", marked(header, rows))
+
+
+def compared_claims() -> str:
+    """Claims that code checks, in the order of the lectures' entries."""
+    chosen = [finding for finding in claims().findings if finding.verdict != "stated"]
+    return marked(audit_table.LECTURE_HEADER, audit_table.lecture_cells(chosen))
+
+
+def stated_claims() -> str:
+    """Claims that no code checks, by reason."""
+    chosen = [finding for finding in claims().findings if finding.verdict == "stated"]
+    rows = [
+        [why, str(len(group)), ", ".join(finding.claim.key for finding in group)]
+        for why in dict.fromkeys(finding.why for finding in chosen)
+        if (group := [finding for finding in chosen if finding.why == why])
+    ]
+    return marked(("why", "claims", "which"), sorted(rows, key=lambda row: -int(row[1])))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "audit_families": by_family,
+    "audit_differences": differences,
+    "audit_holding": holding,
+    "lectures": the_lectures,
+    "lectures_counts": counted_claims,
+    "lectures_slips": slips,
+    "lectures_open": left_open,
+    "lectures_claims": compared_claims,
+    "lectures_stated": stated_claims,
+}
+
+
 def filled(text: str) -> str:
-    """The page with every table as the registry has it now."""
-    return BLOCK.sub(lambda block: block[1] + table(block[2]) + block[3], text)
+    """The page with every table as the code has it now."""
+
+    def content(name: str) -> str:
+        return f"\n{TABLES[name]()}\n" if name in TABLES else table(name)
+
+    return BLOCK.sub(lambda block: block[1] + content(block[2]) + block[3], text)
 
 
 def main(arguments: list[str]) -> int:
-    stale = [page for page in sorted(PAGES.glob("*.md")) if filled(page.read_text()) != page.read_text()]
+    others = [PAGES.parent / name for name in ("audit.md", "lectures.md")]
+    pages = [*sorted(PAGES.glob("*.md")), *(page for page in others if page.exists())]
+    stale = [page for page in pages if filled(page.read_text()) != page.read_text()]
     for page in stale:
         if "--check" in arguments:
             print(f"{page.name}: the table differs from the registry; run `python docs/tables.py`")

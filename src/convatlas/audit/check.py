@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any, Literal
 
 from convatlas.audit.counted import Counted, counted
-from convatlas.audit.explained import EXPLAINED
+from convatlas.audit.explained import EXPLAINED, RECORDED
+from convatlas.audit.lectures import errors, notes
 from convatlas.models import find, specs
 from convatlas.models.printed import agrees, rounded
 from convatlas.registry import Spec
@@ -23,7 +24,8 @@ class Check:
     """One printed figure of `subject`, a network.
 
     `ours` is in the unit and at the precision of `printed`, `exact` as counted. `why` explains a difference, or why
-    there is nothing to compare; a difference without it is unexplained.
+    there is nothing to compare; a difference without it is unexplained. An `open` one is not explained either: the
+    source is known not to say how it counts.
     """
 
     subject: str
@@ -33,6 +35,7 @@ class Check:
     ours: str = ""
     exact: int | None = None
     why: str = ""
+    open: bool = False
 
     @property
     def unexplained(self) -> bool:
@@ -41,8 +44,10 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """The status, with what became of a difference: "holds", "explained", "differs" or "not computable"."""
-        return "explained" if self.status == "differs" and self.why else self.status
+        """The status, with what became of a difference: "holds", "explained", "open", "differs", "not computable"."""
+        if self.status != "differs" or not self.why:
+            return self.status
+        return "open" if self.open else "explained"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -90,6 +95,9 @@ def compared(subject: str, figure: str, printed: str, exact: int, of: Counted) -
     if agrees(exact, printed):
         return check(status="holds")
     known = EXPLAINED.get((subject, figure))
-    if known is None or not agrees(known.reproduce(of), printed):
-        return check(status="differs")
-    return check(status="differs", why=known.why)
+    if known is not None and agrees(known.reproduce(of), printed):
+        return check(status="differs", why=known.why)
+    if note := RECORDED.get((subject, figure)):
+        slip = errors().get(note)
+        return check(status="differs", why=slip.correct if slip else notes()[note], open=slip is None)
+    return check(status="differs")

@@ -1,7 +1,9 @@
 """Why a printed figure is not ours: each reason with the code that gives the printed figure.
 
 A row of `EXPLAINED` is (network, figure) -> (why, a function of the counted network). What the function gives must
-be the printed figure at the printed precision; otherwise the row explains nothing, and the difference stays one.
+be the printed figure at the printed precision; otherwise the row explains nothing, and the difference stays one. A
+row of `RECORDED` names the note on a lecture that printed the figure too: an error of it, which says what is right,
+or a passage that leaves the figure open.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from convatlas.audit.counted import Counted
+from convatlas.audit.counted import Counted, counted
+from convatlas.measure import measure
 
 
 class Explanation(NamedTuple):
@@ -53,13 +56,114 @@ def convolutions(of: Counted) -> int:
     return sum(isinstance(module, nn.Conv2d) for module in of.network.modules())
 
 
+def with_statistics(of: Counted) -> int:
+    """Parameters and BatchNorm's running means and variances, which some frameworks call parameters too."""
+    running = (b for n, b in of.network.named_buffers() if "running_" in n and not n.startswith("auxiliary"))
+    return of.params + sum(buffer.numel() for buffer in running)
+
+
+def with_normalisation(of: Counted) -> int:
+    """Multiply-adds with one for every number that BatchNorm gives."""
+    return of.macs + sum(row.activations for row in of.measurement.rows if "BatchNorm" in row.kind)
+
+
+def at(side: int) -> Callable[[Counted], int]:
+    """Multiply-adds for images of another side."""
+    return lambda of: measure(of.network, (of.image[0], side, side)).macs
+
+
+def in_kibi(path: str, to: float = 1.0) -> Callable[[Counted], float]:
+    """Weights of a module in units of 1,024, cut: GoogLeNet's table 1 counts so, without biases."""
+    return lambda of: cut(of.weights_of(path) / 1024, to) * 1000
+
+
 # --- the rows -----------------------------------------------------------------------------------------------
 
+CUT = "the paper cuts digits where we round"
+BARE = "the paper counts convolutions and linear layers, without BatchNorm"
+BARE_AND_CUT = "without BatchNorm, and digits are cut where we round"
+SEPARABLE = (
+    "fits a first convolution of 8 maps a channel and 1x1 behind them, as the authors' later code has it; "
+    "the 7x7 convolution of the table's own row has 9,408 weights"
+)
+SEPARABLE_WEIGHTS = 3 * 8 * 7 * 7 + 24 * 64
+
+
+def _cut(to: float) -> Explanation:
+    return Explanation(CUT, lambda of: cut(of.params, to))
+
+
+def _macs_cut(to: float) -> Explanation:
+    return Explanation(CUT, lambda of: cut(of.macs, to))
+
+
 EXPLAINED: dict[tuple[str, str], Explanation] = {
-    ("resnet50", "params"): Explanation(
-        "the paper cuts 25.557 to 25.5 where we round", lambda of: cut(of.params, 1e5)
+    ("alexnet_2gpu", "params"): _cut(1e6),
+    ("resnet50", "params"): _cut(1e5),
+    ("resnet50_v1", "macs"): _macs_cut(1e8),
+    ("mobilenet_v1_r160", "macs"): _macs_cut(1e6),
+    ("mobilenet_v2", "macs"): _macs_cut(1e6),
+    ("mobilenet_v3_large", "params"): _cut(1e5),
+    ("mobilenet_v3_small", "macs"): _macs_cut(1e6),
+    ("efficientnet_b7", "macs"): _macs_cut(1e9),
+    ("highway10_mnist", "params"): _cut(1e3),
+    ("mobilenet_v2", "params"): Explanation(BARE_AND_CUT, lambda of: cut(without_normalisation(of), 1e5)),
+    ("mobilenet_v2_x1_4", "params"): Explanation(BARE, without_normalisation),
+    ("resnet1001_preact_cifar", "params"): Explanation(BARE, without_normalisation),
+    ("nasnetalarge_paper", "params"): Explanation(
+        "BatchNorm's running statistics are counted", with_statistics
     ),
-    ("resnet50_v1", "macs"): Explanation(
-        "the paper cuts 3.858 to 3.8 where we round", lambda of: cut(of.macs, 1e8)
+    ("efficientnet_b2", "params"): Explanation("BatchNorm's running statistics are counted", with_statistics),
+    ("efficientnet_b1", "macs"): Explanation("one multiply-add a number of BatchNorm", with_normalisation),
+    ("efficientnet_b4", "macs"): Explanation("the paper prints no image size; 372 pixels cost this", at(372)),
+    ("efficientnet_b5", "macs"): Explanation("the paper prints no image size; 448 pixels cost this", at(448)),
+    ("bn_inception_paper", "macs"): Explanation(
+        "with GoogLeNet's 7x7 convolution in place of the separable one",
+        lambda of: (
+            of.macs + counted("googlenet_paper").macs_of("features.conv1") - of.macs_of("features.conv1")
+        ),
     ),
+    ("se_resnet50_paper", "macs"): Explanation(
+        "one multiply-add a number that an excitation scales",
+        lambda of: (
+            of.macs
+            + sum(row.activations for row in of.measurement.rows if row.name.endswith("se (multiply)"))
+        ),
+    ),
+    ("googlenet_paper", "params of features.conv1"): Explanation(SEPARABLE, lambda _: SEPARABLE_WEIGHTS),
+    ("googlenet_paper", "macs of features.conv1"): Explanation(
+        SEPARABLE, lambda _: SEPARABLE_WEIGHTS * 112 * 112
+    ),
+    ("googlenet_paper", "macs of features.inception4a"): Explanation(
+        CUT, lambda of: cut(of.macs_of("features.inception4a"), 1e6)
+    ),
+}
+for path in ("features.conv2", "features.inception3a", "head.fc"):
+    EXPLAINED["googlenet_paper", f"params of {path}"] = Explanation(
+        "K is 1,024 in this column, and biases are left out", in_kibi(path)
+    )
+for name in ("wide_resnet16_4", "wide_resnet16_8", "wide_resnet28_10", "wide_resnet40_4"):
+    EXPLAINED[f"{name}_cifar", "layers"] = Explanation(
+        "the paper counts all convolutions, those of shortcuts too", convolutions
+    )
+for name in ("slim_300k", "t2_8", "t2_9", "t2_10", "t2_13", "t4_13_wide", "t4_13_balanced", "t6_13_pool"):
+    EXPLAINED[f"simpnet_{name}", "params"] = Explanation(BARE, without_normalisation)
+for name in ("slim_600k", "t3_10", "t6_15_pool", "t6_15_strided", "t6_15_pool_relu", "t6_15_strided_relu"):
+    EXPLAINED[f"simpnet_{name}", "params"] = _cut(1e4)
+for name in ("pool", "strided"):
+    EXPLAINED[f"simpnet_t6_resnet32_{name}", "params"] = Explanation(
+        "the size of He et al.'s ResNet-32, whose shortcuts have no weights",
+        lambda _: counted("resnet32_cifar").params,
+    )
+
+OPEN = "googlenet ambiguous 1"
+ABLATION = "scaling-ablation ambiguous 1"
+RECORDED: dict[tuple[str, str], str] = {
+    ("googlenet_paper", "params of features.inception4c"): "googlenet error 3",
+    ("googlenet_paper", "params of features.inception5a"): "googlenet error 3",
+    ("googlenet_paper", "macs of features.inception5a"): "googlenet error 3",
+    **{
+        ("googlenet_paper", f"params of features.inception{m}"): OPEN
+        for m in ("3b", "4a", "4b", "4d", "4e", "5b")
+    },
 }

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from convatlas.audit.claims import CORRECTIONS, rule_of
-from convatlas.audit.claims.rules import Computed, Corrected, Rule, Stated, Tested, same, shown, worked_out
+from convatlas.audit.claims.rules import Computed, Corrected, Rule, Stated, Tried, same, shown, worked_out
 from convatlas.audit.lectures import Claim, LectureError, entries, errors, labels
 from convatlas.errors import UsageError, did_you_mean
 
-Verdict = Literal["holds", "slip", "explained", "differs", "stated"]
-VERDICTS: tuple[Verdict, ...] = ("holds", "slip", "explained", "differs", "stated")
+Verdict = Literal["holds", "slip", "explained", "open", "differs", "stated"]
+VERDICTS: tuple[Verdict, ...] = ("holds", "slip", "explained", "open", "differs", "stated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Finding:
     """A claim and what became of it.
 
     `ours` is what the code gives. A "slip" differs, and the lecture's error of that number says what is right; an
-    "explained" one differs, and another count gives the stated number; "stated" ones have nothing to compute, and
-    `why` says why.
+    "explained" one differs, and another count gives the stated number; of an "open" one the source is known not to say
+    how it counts. "stated" ones have nothing to compute, and `why` says why.
     """
 
     claim: Claim
@@ -121,7 +121,7 @@ def found(claim: Claim, rule: Rule | None) -> Finding:
             return Finding(claim, "stated", why=why)
         case Corrected(slip):
             return _differs(claim, "", slip)
-        case Tested(check, ours, slip):
+        case Tried(check, ours, slip):
             if check(claim.value):
                 return Finding(claim, "holds", ours or "tried: true")
             return _differs(claim, ours or "tried: false", slip)
@@ -131,6 +131,9 @@ def found(claim: Claim, rule: Rule | None) -> Finding:
                 return Finding(claim, "holds", shown(ours), why=rule.why)
             if rule.instead is not None and same(claim.value, worked_out(rule.instead), rule.digits):
                 return Finding(claim, "explained", shown(ours), why=rule.why)
+            if rule.open:
+                note = entries()[claim.entry].ambiguous[rule.open - 1]
+                return Finding(claim, "open", shown(ours), why=note)
             return _differs(claim, shown(ours), rule.slip)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from convatlas.audit.claims.formula import gives
 from convatlas.audit.claims.quantities import conv, counted, of_layers, side_after, weights
-from convatlas.audit.claims.rules import Computed, Rule, Stated, Tested
+from convatlas.audit.claims.rules import Computed, Rule, Stated, Tried
 from convatlas.models import create_model
 
 IMAGE = [[3, 3, 2, 1, 0], [0, 0, 1, 3, 1], [3, 1, 2, 2, 3], [2, 0, 0, 2, 2], [2, 0, 0, 0, 1]]
@@ -205,7 +205,7 @@ RULES: dict[str, Rule] = {
     "conv2d-definition 1": GIVEN,
     "conv2d-definition 2": GIVEN,
     "conv2d-definition 3": Computed(lambda: correlated(IMAGE, KERNEL), why="as cross-correlation"),
-    "conv2d-definition 4": Tested(
+    "conv2d-definition 4": Tried(
         lambda _: (
             correlated([[1, 2, 3], [4, 5, 6], [7, 8, 9]], [[1, 10, 100], [0, 0, 0], [0, 0, 1000]]) == [[9321]]
         )
@@ -219,7 +219,7 @@ RULES: dict[str, Rule] = {
             "x".join(map(str, nn.Conv2d(3, c, 5)(torch.zeros(1, 3, 28, 28)).shape[1:])) for c in (1, 2, 3, 4)
         ]
     ),
-    "conv-output-size 1": Tested(
+    "conv-output-size 1": Tried(
         gives(
             lambda w, k, p, s: side_after(nn.Conv2d, w, k=k, s=s, p=p)(),
             {"w": 4, "k": 2, "p": 1, "s": 2},
@@ -231,26 +231,26 @@ RULES: dict[str, Rule] = {
     "conv-output-size 3": Computed(side_after(nn.Conv2d, 4, k=2, s=2)),
     "conv-output-size 4": Computed(side_after(nn.Conv2d, 4, k=2, s=2, p=1), slip=1),
     "conv-output-size 5": Computed(side_after(nn.Conv2d, 227, k=11, s=4)),
-    "fixed-kernels 1": Tested(lambda kernel: correlated(IMAGE, kernel) == [row[1:4] for row in IMAGE[1:4]]),
-    "fixed-kernels 2": Tested(finds_edges),
-    "fixed-kernels 3": Tested(
+    "fixed-kernels 1": Tried(lambda kernel: correlated(IMAGE, kernel) == [row[1:4] for row in IMAGE[1:4]]),
+    "fixed-kernels 2": Tried(finds_edges),
+    "fixed-kernels 3": Tried(
         lambda kernel: sum(map(sum, kernel)) == 1 and finds_edges(_minus_identity(kernel))
     ),
     "dilated-convolution 1": Computed(
         lambda: "k=3 pad=1 stride=1" if _same_side(1, 1) else "another padding"
     ),
-    "dilated-convolution 2": Tested(lambda _: _field_of_dilation(2) == 5 and _field_of_dilation(1) == 3),
-    "conv-gradients 1": Tested(kernel_gradient_is_the_printed_sum),
+    "dilated-convolution 2": Tried(lambda _: _field_of_dilation(2) == 5 and _field_of_dilation(1) == 3),
+    "conv-gradients 1": Tried(kernel_gradient_is_the_printed_sum),
     "tensor-layout 1": Computed(lambda: torch.empty(1, 3, 8, 8).dim()),
     "tensor-layout 3": Computed(
         lambda: nn.Conv1d(1, 4, 3)(torch.zeros(1, 8)).dim(), why="no batch of one channel"
     ),
     "tensor-layout 2": Computed(lambda: nn.Conv1d(3, 4, 3)(torch.zeros(1, 3, 8)).dim()),
-    "toeplitz-convolution 1": Tested(
+    "toeplitz-convolution 1": Tried(
         lambda _: toeplitz(torch.tensor([2.0, 3.0, 5.0]), 4)[1].tolist() == [2, 3, 5, 0]
     ),
-    "toeplitz-convolution 2": Tested(the_matrix_is_banded),
-    "transposed-convolution 1": Tested(input_gradient_is_the_transposed_matrix),
+    "toeplitz-convolution 2": Tried(the_matrix_is_banded),
+    "transposed-convolution 1": Tried(input_gradient_is_the_transposed_matrix),
     "conv1x1 1": Computed(linear_over_pixels),
     "flatten-vs-gap 1": Computed(lambda: weights(nn.Linear(224 * 224 * 3, 1000, device="meta")), digits=2),
     "cnn-as-sparse-fc 1": Computed(lambda: weights(nn.Linear(224 * 224 * 3, 1000, device="meta")), digits=2),
@@ -259,26 +259,26 @@ RULES: dict[str, Rule] = {
     "pooling-max-avg 2": Computed(lambda: pooled(nn.AvgPool2d(2))),
     "pooling-max-avg 3": Computed(lambda: pooled(nn.MaxPool2d(2))),
     "pooling-max-avg 4": Computed(lambda: sum(p.numel() for p in nn.MaxPool2d(2).parameters())),
-    "batch-norm 1": Tested(normalised_as_printed),
-    "batch-norm 2": Tested(normalised_as_printed),
+    "batch-norm 1": Tried(normalised_as_printed),
+    "batch-norm 2": Tried(normalised_as_printed),
     # --- small kernels instead of large ones -------------------------------------------------------------------
     "stacked-3x3 1": Computed(lambda: "{0}x{0}".format(receptive_fields([(3, 1)] * 2)[-1])),
     "stacked-3x3 2": Computed(lambda: "{0}x{0}".format(receptive_fields([(3, 1)] * 3)[-1])),
-    "stacked-3x3 3": Tested(gives(lambda C: 3 * weights(conv(C, C, 3)), {"C": 8}, {"C": 64})),
-    "stacked-3x3 4": Tested(gives(lambda C: weights(conv(C, C, 7)), {"C": 8}, {"C": 64})),
-    "stacked-3x3 5": Tested(
+    "stacked-3x3 3": Tried(gives(lambda C: 3 * weights(conv(C, C, 3)), {"C": 8}, {"C": 64})),
+    "stacked-3x3 4": Tried(gives(lambda C: weights(conv(C, C, 7)), {"C": 8}, {"C": 64})),
+    "stacked-3x3 5": Tried(
         gives(lambda C: 3 * weights(conv(C, C, 3)), {"C": 8}), ours="27C^2 versus 49C^2", slip=1
     ),
-    "stacked-3x3 6": Tested(gives(lambda K: weights(conv(K, K, 5)), {"K": 8}, {"K": 64})),
-    "stacked-3x3 7": Tested(gives(lambda K: 2 * weights(conv(K, K, 3)), {"K": 8}, {"K": 64})),
+    "stacked-3x3 6": Tried(gives(lambda K: weights(conv(K, K, 5)), {"K": 8}, {"K": 64})),
+    "stacked-3x3 7": Tried(gives(lambda K: 2 * weights(conv(K, K, 3)), {"K": 8}, {"K": 64})),
     "stacked-3x3 8": Computed(
         lambda: len([conv(1, 1, 3)] * 3) - len([conv(1, 1, 7)]), slip=2, why="a ReLU a layer"
     ),
-    "factorised-5x5 1": Tested(gives(lambda alpha, n: weights(conv(n, alpha * n, 5)), *SQUARES)),
-    "factorised-5x5 2": Tested(gives(lambda alpha, n: _stack(alpha, n, (3, 3), (3, 3)), *SQUARES)),
+    "factorised-5x5 1": Tried(gives(lambda alpha, n: weights(conv(n, alpha * n, 5)), *SQUARES)),
+    "factorised-5x5 2": Tried(gives(lambda alpha, n: _stack(alpha, n, (3, 3), (3, 3)), *SQUARES)),
     "factorised-5x5 3": Computed(lambda: _saving(9 * math.sqrt(2) + 18 * math.sqrt(2), 50), digits=2),
-    "factorised-asymmetric 1": Tested(gives(lambda alpha, n: weights(conv(n, alpha * n, 3)), *SQUARES)),
-    "factorised-asymmetric 2": Tested(gives(lambda alpha, n: _stack(alpha, n, (1, 3), (3, 1)), *SQUARES)),
+    "factorised-asymmetric 1": Tried(gives(lambda alpha, n: weights(conv(n, alpha * n, 3)), *SQUARES)),
+    "factorised-asymmetric 2": Tried(gives(lambda alpha, n: _stack(alpha, n, (1, 3), (3, 1)), *SQUARES)),
     "factorised-asymmetric 3": Computed(
         lambda: _saving(3 * math.sqrt(2) + 6 * math.sqrt(2), 18), digits=2, slip=1
     ),
@@ -291,19 +291,19 @@ RULES: dict[str, Rule] = {
         lambda: 28 * 28 * (sum(out for _, out, _ in NAIVE) + 256), digits=3, slip=1
     ),
     **{
-        f"inception-module-naive {5 + i}": Tested(gives(lambda i=i: module_macs(NAIVE[i])[0]))
+        f"inception-module-naive {5 + i}": Tried(gives(lambda i=i: module_macs(NAIVE[i])[0]))
         for i in range(3)
     },
     "inception-module-naive 8": Computed(lambda: sum(module_macs(*NAIVE))),
     "inception-module-reduced 1": Computed(lambda: f"1x1 conv, {REDUCED[0][1]} filters, three times"),
     "inception-module-reduced 2": GIVEN,
     "inception-module-reduced 3": Computed(lambda: sum(module_macs(*REDUCED)), slip=1),
-    "residual-basic-block 2": Tested(identity_when_the_residual_is_zero),
+    "residual-basic-block 2": Tried(identity_when_the_residual_is_zero),
     "residual-bottleneck-block 1": Computed(lambda: _widths_of_a_bottleneck()),
     "residual-bottleneck-block 2": GIVEN,
-    "vanishing-gradient-demo 1": Tested(jacobians_multiply),
-    "resnext 1": Tested(gives(lambda: weights(bottleneck_block()))),
-    "resnext 2": Tested(
+    "vanishing-gradient-demo 1": Tried(jacobians_multiply),
+    "resnext 1": Tried(gives(lambda: weights(bottleneck_block()))),
+    "resnext 2": Tried(
         gives(
             lambda C, d: weights(
                 conv(256, C * d, 1), conv(C * d, C * d, 3, groups=int(C)), conv(C * d, 256, 1)

@@ -131,3 +131,13 @@ def _one_or_all(values: list[Any]) -> Any:
 
 
 million = partial(scaled, factor=1e-6)
+
+
+def of_kind(name: str, kind: type[nn.Module]) -> int:
+    """How many layers of a kind a network has."""
+    return sum(isinstance(module, kind) for module in counted(name).network.modules())
+
+
+def dropout_of(name: str) -> list[float]:
+    """The rates of a network's dropout layers, in order."""
+    return [module.p for module in counted(name).network.modules() if isinstance(module, nn.Dropout)]

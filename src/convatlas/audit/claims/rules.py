@@ -2,7 +2,7 @@
 
 A rule is a row `"entry number": rule`. `Computed` gives the value itself, in the shape of the claim's: a number,
 text, or nested lists of them; functions without arguments in it are called when the claim is checked, and None
-stands for a part that cannot be computed, such as the error beside a number of parameters. `Tested` asks code whether
+stands for a part that cannot be computed, such as the error beside a number of parameters. `Tried` asks code whether
 a formula or a sentence is true. `Stated` says why no code can tell.
 """
 
@@ -25,22 +25,25 @@ class Computed:
     Attributes:
         ours: see this file's head.
         digits: significant digits of the statement, where its own form does not show them.
-        within: relative difference that is allowed, for tables that are rough themselves; `why` says so.
+        within: relative difference that is allowed, for tables that are rough themselves; `why` says so. Of a list,
+            one for each part.
         slip: the number of the entry's error that the claim is, or the key of another entry's.
+        open: the number of the entry's note that leaves the stated number open.
         instead: a count that gives the stated number where ours does not, with `why` as its sentence.
         why: what belongs beside the result.
     """
 
     ours: Quantity
     digits: int | None = None
-    within: float = 0.0
+    within: float | tuple[float, ...] = 0.0
     slip: int | str = 0
+    open: int = 0
     instead: Quantity = None
     why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Tried:
     """A formula or a sentence that code can try: `check` is given the claim's value and says whether it is true.
 
     `ours` is what is true instead, for a slip, or what was tried.
@@ -65,7 +68,7 @@ class Stated:
     why: str
 
 
-Rule = Computed | Tested | Corrected | Stated
+Rule = Computed | Tried | Corrected | Stated
 
 
 def worked_out(quantity: Quantity) -> Any:
@@ -77,7 +80,7 @@ def worked_out(quantity: Quantity) -> Any:
     return quantity
 
 
-def same(stated: Any, ours: Any, digits: int | None = None, within: float = 0.0) -> bool:
+def same(stated: Any, ours: Any, digits: int | None = None, within: float | tuple[float, ...] = 0.0) -> bool:
     """Whether ours is the stated value, at the precision in which it is stated.
 
     A whole number claims its digits up to the last that is not 0, and two at least; a decimal one its decimals; text of
@@ -92,22 +95,19 @@ def same(stated: Any, ours: Any, digits: int | None = None, within: float = 0.0)
     if ours is None:
         return True
     if isinstance(stated, list):
-        return (
-            isinstance(ours, list)
-            and len(ours) == len(stated)
-            and all(same(a, b, digits, within) for a, b in zip(stated, ours, strict=True))
-        )
-    if isinstance(stated, str) and not isinstance(ours, str):
-        text = stated.split(" per ")[0].removeprefix("about ").replace("k", "K")
-        number = number_of(text)
-        return (bool(within and number) and abs(ours / float(number) - 1) <= within) or same_number(
-            number, ours, digits or _digits(text)
-        )
-    if isinstance(stated, str) or isinstance(ours, str):
+        if not isinstance(ours, list) or len(ours) != len(stated):
+            return False
+        each = within if isinstance(within, tuple) else (within,) * len(stated)
+        return all(same(a, b, digits, share) for a, b, share in zip(stated, ours, each, strict=True))
+    if isinstance(stated, str) and isinstance(ours, str):
         return stated == ours
-    if within and stated and abs(ours / stated - 1) <= within:
+    if isinstance(ours, str):
+        return False
+    text = str(stated).split(" per ")[0].removeprefix("about ").replace("k", "K")
+    number = number_of(text) if isinstance(stated, str) else Decimal(text)
+    if isinstance(within, float) and within and number and abs(ours / float(number) - 1) <= within:
         return True
-    return same_number(Decimal(str(stated)), ours, digits or _digits(str(stated)))
+    return same_number(number, ours, digits or _digits(text))
 
 
 def same_number(stated: Decimal, ours: float, digits: int) -> bool:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from convatlas.audit.claims.formula import evaluate
-from convatlas.audit.claims.networks import dropout_of
-from convatlas.audit.claims.quantities import Count, counted, of_layers
-from convatlas.audit.claims.rules import Computed, Corrected, Rule, Tested
+from convatlas.audit.claims.quantities import Count, counted, dropout_of, of_layers
+from convatlas.audit.claims.rules import Computed, Corrected, Rule, Tried
 from convatlas.layers.scaling import compound
 from convatlas.models import create_model, find
 from convatlas.train.recipes import recipes
@@ -122,19 +121,19 @@ RULES: dict[str, Rule] = {
     "recipe-vgg 6": Computed(setting("vgg-2014", "dropout")),
     "recipe-resnet 1": Computed(setting("resnet-2015", "momentum")),
     "recipe-resnet 2": Computed(setting("resnet-2015", "lr")),
-    "recipe-resnet 3": Tested(divides_by_ten("resnet-2015")),
+    "recipe-resnet 3": Tried(divides_by_ten("resnet-2015")),
     "recipe-resnet 4": Computed(setting("resnet-2015", "batch_size")),
     "recipe-resnet 5": Computed(setting("resnet-2015", "weight_decay"), slip=1),
-    "recipe-resnet 6": Tested(lambda _: not dropout_of("resnet50_v1")),
+    "recipe-resnet 6": Tried(lambda _: not dropout_of("resnet50_v1")),
     "recipe-alexnet 5": Corrected(1),
     "weight-decay 3": Computed(setting("resnet-2015", "weight_decay"), slip="recipe-resnet error 1"),
-    "vgg-pretrained-init 1": Tested(starts_with_variance_a_hundredth, ours="10^-2 read as the variance"),
+    "vgg-pretrained-init 1": Tried(starts_with_variance_a_hundredth, ours="10^-2 read as the variance"),
     "cifar100-case-study 6": Computed(lambda: of_layers(*study_layers(), image=(3, 32, 32)).params, slip=2),
     "weight-decay 1": Computed(setting("vgg-2014", "weight_decay"), why="VGG's recipe"),
     "sgd-momentum 1": Computed(lambda: recipes()["vgg-2014"].momentum),
     "dropout 1": Computed(lambda: dropout_of("alexnet_paper")[0]),
     "dropout 2": Computed(lambda: dropout_of("vgg16")[0]),
-    "dropout 3": Tested(
+    "dropout 3": Tried(
         lambda _: (
             [
                 n
@@ -150,7 +149,7 @@ RULES: dict[str, Rule] = {
     # --- arithmetic of data sets and batches -----------------------------------------------------------------
     "cifar100-case-study 1": Computed(lambda: 60_000 // 600, why="60,000 images, 600 of a class"),
     "cifar100-case-study 2": Computed(lambda: 500 + 100),
-    "cifar100-case-study 4": Tested(
+    "cifar100-case-study 4": Tried(
         lambda sizes: [evaluate(size.replace("x", "*")) for size in sizes] == [50_000, 10_000]
     ),
     "datasets 3": Computed(
@@ -166,17 +165,17 @@ RULES: dict[str, Rule] = {
         slip=1,
         why="as printed the sixth layer reaches 1e17",
     ),
-    "weight-init-experiments 7": Tested(
+    "weight-init-experiments 7": Tried(
         lambda text: keeps_the_scale(
             512, evaluate(str(text).removeprefix("randn").replace("/", "1/", 1), Din=512), lambda x: x, 1
         )
     ),
-    "weight-init-experiments 9": Tested(fan_in_of_a_convolution),
-    "init-xavier 1": Tested(lambda text: keeps_the_scale(512, evaluate(str(text), Din=512), lambda x: x, 1)),
-    "init-he 1": Tested(lambda text: keeps_the_scale(512, evaluate(str(text), Din=512), torch.relu, 2)),
+    "weight-init-experiments 9": Tried(fan_in_of_a_convolution),
+    "init-xavier 1": Tried(lambda text: keeps_the_scale(512, evaluate(str(text), Din=512), lambda x: x, 1)),
+    "init-he 1": Tried(lambda text: keeps_the_scale(512, evaluate(str(text), Din=512), torch.relu, 2)),
     # --- scaling ---------------------------------------------------------------------------------------------
-    "compound-scaling 1": Tested(compound_law),
-    "compound-scaling 2": Tested(
+    "compound-scaling 1": Tried(compound_law),
+    "compound-scaling 2": Tried(
         lambda _: math.isclose(compound(3).depth, 1.2**3) and abs(compound(3).macs / 2**3 - 1) < 0.15
     ),
 }
