@@ -35,7 +35,9 @@ def misspelt(rng: random.Random, key: str) -> str:
 def unknown_keys(rng: random.Random) -> tuple[str, str | None]:
     key = rng.choice([name for name in FIELDS if len(name) > 4])
     wrong = misspelt(rng, key)
-    return f"{wrong} = 1", None if wrong in FIELDS else key
+    while wrong in FIELDS:  # equal neighbours exchanged, as in "accumulate"
+        wrong = misspelt(rng, key)
+    return f"{wrong} = 1", key
 
 
 def wrong_types(rng: random.Random) -> tuple[str, str | None]:

@@ -69,7 +69,7 @@ def server() -> Iterator[Server]:
             pass
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
+    http.daemon_threads = False  # `server_close` waits for them
     state.url = f"http://127.0.0.1:{http.server_port}"
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
@@ -187,9 +187,10 @@ def test_beyond_this_machine_it_is_a_clear_error_too() -> None:
 
 def test_https_never_leads_to_http() -> None:
     redirects = downloads._Redirects()
-    request = downloads.Request("https://127.0.0.1/a")
+    request, answer = downloads.Request("https://127.0.0.1/a"), io.BytesIO()
     with pytest.raises(NotFetched, match="not encrypted"):
-        redirects.redirect_request(request, io.BytesIO(), 302, "Found", {}, "http://127.0.0.1/a")
+        redirects.redirect_request(request, answer, 302, "Found", {}, "http://127.0.0.1/a")
+    assert answer.closed
 
 
 def test_a_proxy_is_respected(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -50,10 +50,14 @@ class _Redirects(HTTPRedirectHandler):
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> Request | None:
+        problem = ""
         if not newurl.startswith(("https://", "http://")):
-            raise NotFetched("the server leads to something that is neither http nor https")
-        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise NotFetched("the server leads from https to a connection that is not encrypted")
+            problem = "the server leads to something that is neither http nor https"
+        elif req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            problem = "the server leads from https to a connection that is not encrypted"
+        if problem:
+            fp.close()
+            raise NotFetched(problem)
         self.note(headers)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
