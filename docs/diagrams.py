@@ -24,6 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from convatlas.audit.counted import Counted, counted
 from convatlas.hooks import eval_mode, watched
+from convatlas.layers.drop_path import DropPath
 from convatlas.measure import measure
 from convatlas.measure.trace import META, tensors_in
 from convatlas.models import list_models, specs
@@ -81,7 +82,7 @@ ACTIVATIONS = (
     nn.ELU,
     nn.LeakyReLU,
 )
-SILENT = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten)
+SILENT = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, DropPath)
 JOINS = {"add": "+", "__add__": "+", "__radd__": "+", "__iadd__": "+", "add_": "+", "cat": "concat", "concat": "concat",
          "concatenate": "concat", "mul": "×", "__mul__": "×", "__rmul__": "×", "__imul__": "×", "mul_": "×",
          "mean": "mean", "stack": "stack"}  # fmt: skip
@@ -288,6 +289,13 @@ def folded(nodes: list[Node]) -> list[Node]:
             node.kind = "other"
         node.lines = merged(node)
     return list(alive.values())
+
+
+def narrow(node: Node) -> Node:
+    """The same box with its words below each other."""
+    if node.kind in ("conv", "pool"):
+        node.lines = [part for line in node.lines for part in re.split(r" (?=\d+x\d+)", line)]
+    return node
 
 
 def merged(node: Node) -> list[str]:
@@ -743,6 +751,8 @@ def drawn_block(
 ) -> tuple[list[str], float, float]:
     """One block with its branches: drawing, width and height."""
     nodes, edges, width, height = layered(graph(block, given))
+    if width > WIDTH - 36:  # narrower boxes with more lines
+        nodes, edges, width, height = layered([narrow(node) for node in graph(block, given)])
     left = x + max(0.0, (room - width) / 2)
     drawn: list[str] = []
     for a, b in edges:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,9 @@ def diagrams() -> ModuleType:
     spec = importlib.util.spec_from_file_location("diagrams", DOCS / "diagrams.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules["diagrams"] = importlib.util.module_from_spec(
+        spec
+    )  # where its dataclasses look for it
     spec.loader.exec_module(module)
     return module
 
