@@ -194,6 +194,10 @@ def test_formulas_are_not_code(text: str) -> None:
 # --- what is printed ----------------------------------------------------------------------------------------
 
 
+def test_no_printed_figure_differs_without_a_reason() -> None:
+    assert [(check.subject, check.figure) for check in audit() if check.unexplained] == []
+
+
 def test_counts_are_the_golden_ones(audited: Lectures) -> None:
     counts = {"figures": table.counts(audit()), "lectures": audited.counts}
     if os.environ.get("CONVATLAS_GOLDEN") == "write":
