@@ -50,7 +50,7 @@ def test_a_wrong_figure_is_seen(claimed: Claimed, figure: str, printed: object) 
     (check,) = claimed(**{figure: printed})
     assert check.status == check.verdict == "differs"
     assert check.unexplained
-    assert table.counts([check]) == {"holds": 0, "explained": 0, "differs": 1, "not computable": 0}
+    assert {verdict: n for verdict, n in table.counts([check]).items() if n} == {"differs": 1}
 
 
 def test_errors_need_the_training(claimed: Claimed) -> None:
@@ -129,5 +129,5 @@ def test_json_is_plain() -> None:
     assert plain["counts"]["differs"] == 0
     assert plain["figures"][0] == {
         "subject": "lenet5_1998", "figure": "params", "printed": "60,000", "status": "holds", "ours": "60,000",
-        "exact": 60_000, "why": "", "verdict": "holds",
+        "exact": 60_000, "why": "", "open": False, "verdict": "holds",
     }  # fmt: skip
