@@ -14,12 +14,11 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-import torch
-
 from convatlas.audit import Check, audit, audit_lectures
 from convatlas.audit import table as audit_table
 from convatlas.audit.lectures import entries, lectures
 from convatlas.audit.slips import Lectures
+from convatlas.layers.blueprint import blueprint
 from convatlas.measure import measure
 from convatlas.models import create_model, list_models
 from convatlas.registry import Spec, find
@@ -34,7 +33,7 @@ HEADER = (
 
 def row(spec: Spec) -> str:
     """One line: our counts beside the figures of the paper."""
-    with torch.device("meta"):
+    with blueprint():
         network = create_model(spec.name)
     measured = measure(network, (spec.channels, spec.image, spec.image))
     published = spec.published

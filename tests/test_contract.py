@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from canon import CLASSIFIERS, build, by_weight, cost, gradients, images, logits_of, sides
 from convatlas.errors import UsageError
+from convatlas.layers.blueprint import blueprint
 from convatlas.models.classifier import Classifier
 from convatlas.registry import Spec
 from convatlas.weights import load_weights, save_weights
@@ -177,9 +178,8 @@ def channels_last(spec: Spec, network: Classifier, tmp_path: Path) -> None:
     network, x = copy.deepcopy(network).double().eval(), images(spec).double()
     contiguous = network(x)
     network = network.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(
-        network(x.to(memory_format=torch.channels_last)), contiguous, rtol=1e-9, atol=1e-12
-    )
+    apart = (network(x.to(memory_format=torch.channels_last)) - contiguous).abs().max()
+    assert apart <= 1e-9 * contiguous.abs().max()
 
 
 def grad_checkpointing(spec: Spec, network: Classifier, tmp_path: Path) -> None:
@@ -280,10 +280,10 @@ def hold(clause: Clause, spec: Spec, network: Classifier, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("spec", [pytest.param(spec, id=spec.name) for spec in CLASSIFIERS])
 def test_contract_of_shapes(spec: Spec, tmp_path: Path) -> None:
-    with torch.device("meta"):
+    with blueprint():
         network = build(spec)
     for clause in SHAPES:
-        with torch.device("meta"):
+        with blueprint():
             hold(clause, spec, network, tmp_path)
 
 

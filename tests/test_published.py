@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-import torch
 
 from canon import counts
+from convatlas.layers.blueprint import blueprint
 from convatlas.measure import Measurement, measure
 from convatlas.models import create_model, find, specs
 from convatlas.models.printed import agrees
@@ -18,7 +18,7 @@ NAMES = [spec.name for spec in specs()]
 @cache
 def measured(name: str) -> Measurement:
     spec = find(name)
-    with torch.device("meta"):
+    with blueprint():
         network = create_model(name)
     return measure(network, (spec.channels, spec.image, spec.image))
 
@@ -30,7 +30,7 @@ def test_every_network_is_counted() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_counts(name: str) -> None:
     """Of what a prediction needs; the auxiliary heads apart."""
-    with torch.device("meta"):
+    with blueprint():
         network = create_model(name)
     auxiliary = sum(p.numel() for p in network.auxiliary.parameters())
     params = sum(p.numel() for p in network.parameters() if p.requires_grad)

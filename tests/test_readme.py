@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from convatlas.cli import main
+from convatlas.models import specs
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```console\n\$ convatlas (.*?)\n(.*?)```", README.read_text(), re.DOTALL)
@@ -46,3 +47,9 @@ def test_a_command_prints_what_the_readme_says(
 
 def test_there_are_three() -> None:
     assert len(BLOCKS) == 3
+
+
+def test_the_networks_are_counted() -> None:
+    found = specs()
+    families = len({spec.family for spec in found})
+    assert f"{len(found)} classifiers of {families} families" in README.read_text()

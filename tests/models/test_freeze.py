@@ -89,7 +89,9 @@ def test_dropout_before_the_classifier_still_acts_where_the_body_is_held() -> No
         model = create_model("vgg11")
     names = params.held(model, Recipe(body_lr=0.0))
     assert "head.dropout" not in " ".join(names)
-    kept = {name for name, _ in model.named_parameters() if not name.startswith(tuple(f"{n}." for n in names))}
+    kept = {
+        name for name, _ in model.named_parameters() if not name.startswith(tuple(f"{n}." for n in names))
+    }
     assert kept == {f"head.{model.classifier_name}.{part}" for part in ("weight", "bias")}
     model.freeze(names)
     model.train()

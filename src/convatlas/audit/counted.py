@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from convatlas.hooks import watched
+from convatlas.layers.blueprint import blueprint
 from convatlas.measure import Measurement, Row, measure
 from convatlas.measure.depth import weight_layers
 from convatlas.measure.trace import tensors_in
@@ -81,7 +82,7 @@ class Counted:
 def counted(name: str) -> Counted:
     """The network of that name at its paper's image size. Raises `UsageError` if there is none."""
     spec = find(name)
-    with torch.device("meta"):
+    with blueprint():
         network = create_model(name)
     return Counted(network, (spec.channels, spec.image, spec.image))
 

@@ -24,14 +24,13 @@ def describe(
     """Print a network's layer table: output shapes, parameters, MACs, activation memory, published figures."""
     if as_json and markdown:
         raise UsageError("--json and --markdown exclude each other.")
-    import torch
-
     from convatlas.api import create_model, find, measure
+    from convatlas.layers.blueprint import blueprint
     from convatlas.measure import table
 
     spec = find(name)
     side = image_size or spec.image
-    with torch.device("meta"):
+    with blueprint():
         model = create_model(name, classes, channels)
     measurement = measure(model, (channels or spec.channels, side, side))
     if as_json:

@@ -76,11 +76,10 @@ def parameters(name: str) -> int:
 
     Those of auxiliary heads are left out, as in the papers.
     """
-    import torch
-
     from convatlas.api import create_model
+    from convatlas.layers.blueprint import blueprint
 
-    with torch.device("meta"):
+    with blueprint():
         network = create_model(name)
     return sum(p.numel() for name, p in network.named_parameters() if not name.startswith("auxiliary."))
 

@@ -140,7 +140,7 @@ class Classifier(nn.Module):
         Args:
             x: images (N, in_channels, H, W).
             indices: positions in `stages`, negative ones from the end; an int n means the last n; None, all.
-            norm: no effect: no family here has a norm after its last stage.
+            norm: no effect: where a family ends in a norm (pre-activation, DenseNet), it belongs to the last stage.
             stop_early: do not compute what follows the last stage asked for; x is then that stage's output.
             output_fmt: only "NCHW".
             intermediates_only: give the list alone.

@@ -1,0 +1,38 @@
+"""Build a network without content: names and shapes on the meta device, nothing allocated and nothing drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+class _Undrawn(TorchFunctionMode):
+    """`torch.nn.init` leaves meta tensors as they are: to draw what has no content is half the time of building."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            tensor = kwargs.get("tensor", args[0] if args else None)
+            if tensor is not None and tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def blueprint() -> Generator[None]:
+    """Networks that are built within have parameters on the meta device, with names and shapes alone.
+
+    Examples:
+        >>> with blueprint():
+        ...     layer = torch.nn.Linear(10**6, 10**6)  # four terabytes
+        >>> layer.weight.shape, layer.weight.is_meta
+        (torch.Size([1000000, 1000000]), True)
+    """
+    with torch.device("meta"), _Undrawn():
+        yield
