@@ -5,6 +5,7 @@ The control permutes every parameter after each step: what a step has taught is 
 
 from __future__ import annotations
 
+import os
 import zipfile
 from functools import cache
 from io import BytesIO
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from canon import CLASSIFIERS, by_weight, counts, logits_of, sides
-from conftest import DATA
 from convatlas.models import create_model
 from convatlas.registry import Spec
 
@@ -47,7 +47,7 @@ def _printed(request: pytest.FixtureRequest) -> None:
 @cache
 def batch() -> tuple[Tensor, Tensor]:
     """The first test images of each class of CIFAR-10, standardised: (30, 3, 32, 32), and their labels."""
-    with zipfile.ZipFile(Path(DATA or "") / "cifar10.zip") as archive:
+    with zipfile.ZipFile(Path(os.environ["CONVATLAS_DATA"]) / "cifar10.zip") as archive:
         names = sorted(name for name in archive.namelist() if "test/" in name and name.endswith(".webp"))
         folders = sorted({name.rsplit("/", 1)[0] for name in names})
         chosen = [[name for name in names if name.startswith(f"{f}/")][:PER_CLASS] for f in folders]

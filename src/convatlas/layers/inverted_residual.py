@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from convatlas.layers.conv import conv_bn
 from convatlas.layers.drop_path import DropPath
 from convatlas.layers.squeeze_excitation import SqueezeExcitation
+
+
+class Row(NamedTuple):
+    """A stage of inverted residuals, as tables print them: `stride` is that of its first block."""
+
+    expansion: int
+    kernel: int
+    channels: int
+    depth: int
+    stride: int
 
 
 class InvertedResidual(nn.Module):

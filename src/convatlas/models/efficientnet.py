@@ -10,29 +10,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from convatlas.layers.conv import conv_bn
 from convatlas.layers.head import mean_head
 from convatlas.layers.init import he_normal
-from convatlas.layers.inverted_residual import InvertedResidual, timm_rules
+from convatlas.layers.inverted_residual import InvertedResidual, Row, timm_rules
 from convatlas.layers.scaling import Scaling, deeper, divisible
 from convatlas.models.classifier import Classifier, Stage
 from convatlas.registry import Paper, Published, register
 
 IMAGE = 224  # side of B0's images in pixels
-
-
-class Row(NamedTuple):
-    """A line of table 1: MBConv with its expansion and kernel, channels, blocks, stride of the first block."""
-
-    expansion: int
-    kernel: int
-    channels: int
-    depth: int
-    stride: int
 
 
 STAGES = (

@@ -8,29 +8,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
-from typing import NamedTuple
 
 from torch import nn
 
 from convatlas.layers.conv import conv_bn
 from convatlas.layers.head import mean_head
 from convatlas.layers.init import he_normal
-from convatlas.layers.inverted_residual import stack, timm_rules
+from convatlas.layers.inverted_residual import Row, stack, timm_rules
 from convatlas.layers.scaling import divisible
 from convatlas.layers.separable import depthwise_separable
 from convatlas.models.classifier import Classifier, Stage
 from convatlas.registry import Paper, Published, register
-
-
-class Row(NamedTuple):
-    """A stage of inverted residuals: expansion, kernel, channels, blocks, stride of the first block."""
-
-    expansion: int
-    kernel: int
-    channels: int
-    depth: int
-    stride: int
-
 
 STAGES = (
     Row(3, 3, 24, 3, 2),
