@@ -23,6 +23,7 @@ from convatlas.models import create_model
 from convatlas.registry import Spec
 
 SMALL = [spec for spec in CLASSIFIERS if counts().get(spec.name, {}).get("params", 1e9) <= 5_000_000]
+RATES = (1e-3, 3e-4)  # the second for deep networks without BatchNorm
 STEPS, CLASSES, PER_CLASS, ENOUGH = 30, 10, 3, 0.7
 losses: dict[str, list[tuple[float, float]]] = {}
 
@@ -57,7 +58,7 @@ def batch() -> tuple[Tensor, Tensor]:
     return (images - images.mean()) / images.std(), torch.arange(CLASSES).repeat_interleave(PER_CLASS)
 
 
-def trained(spec: Spec, *, shuffled: bool) -> tuple[float, float]:
+def trained(spec: Spec, rate: float, *, shuffled: bool) -> tuple[float, float]:
     """The loss in training mode before and after the steps; Adam, dropout off."""
     torch.manual_seed(0)
     network = create_model(spec.name, num_classes=CLASSES, in_channels=3).train()
@@ -66,7 +67,7 @@ def trained(spec: Spec, *, shuffled: bool) -> tuple[float, float]:
             module.p = 0.0
     images, labels = batch()
     images = interpolate(images, size=sides(spec)[0], mode="bilinear")
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    optimiser = torch.optim.Adam(network.parameters(), lr=rate)
     found: list[float] = []
     for _ in range(STEPS + 1):
         spoken = [cross_entropy(logits, labels) for logits in logits_of(network(images))]
@@ -85,8 +86,11 @@ def trained(spec: Spec, *, shuffled: bool) -> tuple[float, float]:
 @pytest.mark.data
 @pytest.mark.parametrize("spec", by_weight(SMALL))
 def test_learns_one_batch(spec: Spec) -> None:
-    first, last = trained(spec, shuffled=False)
-    first_control, last_control = trained(spec, shuffled=True)
+    for rate in RATES:
+        first, last = trained(spec, rate, shuffled=False)
+        if last < ENOUGH * first:
+            break
+    first_control, last_control = trained(spec, rate, shuffled=True)
     losses[spec.name] = [(first, last), (first_control, last_control)]
     assert last < ENOUGH * first
     assert last_control >= ENOUGH * first_control
