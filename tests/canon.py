@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from functools import cache
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from convatlas.registry import Spec
 CLASSIFIERS = [spec for spec in specs() if spec.task == "classification"]
 # Settings that leave the structure as it is and make it fit: 4096 hidden units are 90 % of these networks' weights.
 REDUCED: dict[str, dict[str, int]] = {family: {"hidden": 64} for family in ("alexnet", "vgg", "zfnet")}
-LIGHT_MACS, LIGHT_PARAMS = 3e8, 6e6  # of one small image
+LIGHT_MACS, LIGHT_PARAMS = 8e7, 6e6  # of one small image
 
 
 @cache
@@ -36,31 +37,35 @@ def sides(spec: Spec) -> tuple[int, int]:
     return small, small + 32
 
 
+def params(spec: Spec) -> float:
+    return counts().get(spec.name, {}).get("params", inf)
+
+
 def cost(spec: Spec) -> float:
     """Multiply-adds for a small image; what a landing does with it grows with this."""
     known = counts().get(spec.name, {})
     return known.get("macs", 1e9) * (sides(spec)[0] / spec.image) ** 2
 
 
-def heavy(chosen: Iterable[Spec]) -> set[str]:
-    """Names that wait for `make test-release`; the lightest of each family never does."""
+def heavy(chosen: Iterable[Spec], *, light: float = LIGHT_MACS, most: float = inf) -> set[str]:
+    """Names that wait for `make test-release`: above `light` multiply-adds or 6 million parameters.
+
+    The lightest of each family does not wait, unless it costs more than `most`.
+    """
     chosen = list(chosen)
     lightest = {min((s for s in chosen if s.family == spec.family), key=cost).name for spec in chosen}
     return {
         spec.name
         for spec in chosen
-        if spec.name not in lightest
-        and (
-            cost(spec) > LIGHT_MACS
-            or (spec.family not in REDUCED and counts().get(spec.name, {}).get("params", 0) > LIGHT_PARAMS)
-        )
+        if cost(spec) > (most if spec.name in lightest else light)
+        or (spec.name not in lightest and spec.family not in REDUCED and params(spec) > LIGHT_PARAMS)
     }
 
 
-def by_weight(chosen: Iterable[Spec]) -> list[object]:
+def by_weight(chosen: Iterable[Spec], *, light: float = LIGHT_MACS) -> list[object]:
     """Parameters for pytest, the heavy ones marked slow."""
     chosen = list(chosen)
-    late = heavy(chosen)
+    late = heavy(chosen, light=light)
     return [
         pytest.param(spec, id=spec.name, marks=[pytest.mark.slow] if spec.name in late else [])
         for spec in chosen
