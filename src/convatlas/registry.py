@@ -134,9 +134,9 @@ def specs() -> list[Spec]:
 
 def find(name: str) -> Spec:
     """The spec of that name. Raises `UsageError` with the nearest names if there is none."""
-    if name not in _SPECS:
+    if not isinstance(name, str) or name not in _SPECS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(
-            f"there is no network {name!r}.{did_you_mean(name, _SPECS)} `convatlas list` prints all {len(_SPECS)}."
+            f"there is no network {name!r}.{did_you_mean(str(name), _SPECS)} `convatlas list` prints all {len(_SPECS)}."
         )
     return _SPECS[name]
 

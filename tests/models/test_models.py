@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 from convatlas.errors import UsageError
 from convatlas.models import create_model, find, list_models, overrides
 from convatlas.models.classifier import Classifier
+from convatlas.models.efficientnet import efficientnet
 
 
 def test_names_by_pattern_and_family() -> None:
@@ -60,3 +63,31 @@ def test_settings_change_one_network_only() -> None:
         usual = create_model("resnet18")
     assert sum(p.numel() for p in usual.parameters()) == 11_689_512
     assert narrow.num_features == usual.num_features // 4
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("resnet18", {"width": 0}),
+        ("resnet18", {"width": -8}),
+        ("vgg16", {"hidden": -5}),
+        ("vgg16", {"hidden": 0}),
+        ("lenet5", {"num_classes": "10"}),
+        ("lenet5", {"num_classes": 2.5}),
+        ("lenet5", {"num_classes": True}),
+        ("lenet5", {"in_channels": "3"}),
+        ("lenet5", {"in_channels": 0}),
+        ("efficientnet_b0", {"width": 1e9}),
+    ],
+)
+def test_settings_of_which_nothing_can_be_built(name: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=name), torch.device("meta"):
+        create_model(name, **settings)
+
+
+@pytest.mark.parametrize("factor", [0, -1, 1e9, float("nan")])
+@pytest.mark.parametrize("dimension", ["width", "depth", "resolution"])
+def test_scalings_that_cannot_be(dimension: str, factor: float) -> None:
+    with pytest.raises(UsageError, match=dimension):
+        efficientnet(**{dimension: factor})

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from convatlas.audit.counted import Counted, counted
 from convatlas.audit.explained import EXPLAINED, RECORDED
-from convatlas.audit.lectures import errors, notes
+from convatlas.audit.lectures import errors
 from convatlas.models import find, specs
 from convatlas.models.printed import agrees, rounded
 from convatlas.registry import Spec
@@ -24,8 +24,7 @@ class Check:
     """One printed figure of `subject`, a network.
 
     `ours` is in the unit and at the precision of `printed`, `exact` as counted. `why` explains a difference, or why
-    there is nothing to compare; a difference without it is unexplained. An `open` one is not explained either: the
-    source is known not to say how it counts.
+    there is nothing to compare; a difference without it is unexplained.
     """
 
     subject: str
@@ -35,7 +34,6 @@ class Check:
     ours: str = ""
     exact: int | None = None
     why: str = ""
-    open: bool = False
 
     @property
     def unexplained(self) -> bool:
@@ -44,10 +42,8 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """The status, with what became of a difference: "holds", "explained", "open", "differs", "not computable"."""
-        if self.status != "differs" or not self.why:
-            return self.status
-        return "open" if self.open else "explained"
+        """The status, with what became of a difference: "holds", "explained", "differs", "not computable"."""
+        return "explained" if self.status == "differs" and self.why else self.status
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -97,7 +93,5 @@ def compared(subject: str, figure: str, printed: str, exact: int, of: Counted) -
     known = EXPLAINED.get((subject, figure))
     if known is not None and agrees(known.reproduce(of), printed):
         return check(status="differs", why=known.why)
-    if note := RECORDED.get((subject, figure)):
-        slip = errors().get(note)
-        return check(status="differs", why=slip.correct if slip else notes()[note], open=slip is None)
-    return check(status="differs")
+    text, error = RECORDED.get((subject, figure), ("", ""))
+    return check(status="differs", why=errors()[error].correct if text == printed else "")

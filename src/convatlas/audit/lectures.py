@@ -93,16 +93,6 @@ def errors() -> dict[str, LectureError]:
     return {error.key: error for entry in entries().values() for error in entry.errors}
 
 
-@cache
-def notes() -> dict[str, str]:
-    """Every passage that leaves something open, by its key: "googlenet ambiguous 1"."""
-    return {
-        f"{entry.id} ambiguous {n}": note
-        for entry in entries().values()
-        for n, note in enumerate(entry.ambiguous, start=1)
-    }
-
-
 def _entry(raw: dict[str, Any]) -> Entry:
     name = raw["id"]
     claims = tuple(

@@ -18,9 +18,7 @@ SLIP_HEADER = ("slip", "what is said", "what is right", "basis", "lectures")
 def counts(checks: Iterable[Check]) -> dict[str, int]:
     """How many figures hold, differ with an explanation, differ, and cannot be computed."""
     verdicts = Counter(check.verdict for check in checks)
-    return {
-        verdict: verdicts[verdict] for verdict in ("holds", "explained", "open", "differs", "not computable")
-    }
+    return {verdict: verdicts[verdict] for verdict in ("holds", "explained", "differs", "not computable")}
 
 
 def summary(checks: Iterable[Check]) -> str:
@@ -28,12 +26,12 @@ def summary(checks: Iterable[Check]) -> str:
 
     Examples:
         >>> summary([])
-        '0 printed figures: 0 hold, 0 differ and are explained, 0 are open, 0 differ, 0 need the training'
+        '0 printed figures: 0 hold, 0 differ and are explained, 0 differ, 0 need the training'
     """
     found = counts(checks)
     return (
         f"{sum(found.values())} printed figures: {found['holds']} hold, {found['explained']} differ and are explained, "
-        f"{found['open']} are open, {found['differs']} differ, {found['not computable']} need the training"
+        f"{found['differs']} differ, {found['not computable']} need the training"
     )
 
 

@@ -143,12 +143,17 @@ def create_model(
             )
     classes = spec.classes if num_classes is None else num_classes
     channels = spec.channels if in_channels is None else in_channels
-    if classes < 0 or channels < 1:
-        raise UsageError(f"{name} with {classes} classes and {channels} input channels cannot be built.")
+    if not (_is_count(classes) and _is_count(channels)) or classes < 0 or channels < 1:
+        raise UsageError(
+            f"{name} with {classes!r} classes and {channels!r} input channels cannot be built: "
+            "whole numbers are expected."
+        )
     try:
         model = spec.build(num_classes=max(classes, 1), in_channels=channels, **settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, OverflowError) as error:
         raise UsageError(f"{name} cannot be built with {settings}: {error}.") from error
+    if any(parameter.numel() == 0 for parameter in model.parameters()):
+        raise UsageError(f"{name} with {settings} has layers without weights; larger settings are expected.")
     if init is not None:
         initialise(model, init, batch=init_batch, **(init_options or {}))
     elif init_batch is not None or init_options:
@@ -161,6 +166,10 @@ def create_model(
     if classes == 0:
         model.reset_classifier(0)  # pyright: ignore[reportCallIssue]
     return model
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def overrides(spec: Spec) -> list[str]:
