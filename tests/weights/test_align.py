@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -67,6 +68,40 @@ def test_numbers_that_are_not_finite(network: nn.Module, value: float) -> None:
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     state["features.conv2_x.0.residual.bn1.running_var"][3] = value
     refused(network, state, r"bn1\.running_var' with values that are not finite")
+
+
+def test_a_convolution_over_the_whole_map_stands_for_a_linear_layer() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 4)
+    linear, conv = nn.Linear(3 * 5 * 4, 7), nn.Conv2d(3, 7, (5, 4))
+    load_weights(linear, conv.state_dict())
+    torch.testing.assert_close(linear(x.flatten(1)), conv(x).flatten(1))
+    other = nn.Conv2d(3, 7, (5, 4))
+    load_weights(other, linear.state_dict())
+    assert torch.equal(other.weight, conv.weight)
+
+
+@pytest.mark.parametrize("shape", [(7, 3, 5, 5), (6, 3, 5, 4), (60, 7, 1, 1), (7, 60, 1), (14, 3, 5, 2)])
+def test_a_convolution_of_another_size_is_refused(shape: tuple[int, ...]) -> None:
+    linear = nn.Linear(3 * 5 * 4, 7)
+    refused(linear, {"weight": torch.zeros(shape), "bias": torch.zeros(7)}, re.escape(str(shape)))
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"]
+)
+def test_timms_vgg_has_each_of_our_tensors_once(name: str) -> None:
+    """The deep ones are too heavy to run in both libraries; names and sizes of all agree."""
+    with torch.device("meta"):
+        network, theirs = create_model(name), timm.create_model(name).state_dict()
+    assert isinstance(network, Classifier)
+    sizes: dict[str, torch.Size] = {}
+    for ours, tensor in network.state_dict().items():
+        for pattern, replacement in network.key_rules("timm") or []:
+            ours = re.sub(pattern, replacement, ours)
+        assert ours not in sizes
+        sizes[ours] = tensor.flatten(1).shape if tensor.dim() > 1 else tensor.shape
+    assert sizes == {k: t.flatten(1).shape if t.dim() > 1 else t.shape for k, t in theirs.items()}
 
 
 def test_numbers_too_large_for_the_networks_precision(network: nn.Module) -> None:

@@ -371,6 +371,11 @@ def test_every_peer_in_timm_with_weights_has_a_row() -> None:
     assert not missing, "add rows to weights/timm_weights.py"
 
 
+def test_no_row_is_without_a_network() -> None:
+    """Nobody could ask for such weights, or nobody's network would compute what they were learnt for."""
+    assert set(TIMM) <= {spec.peers.get("timm") for spec in specs()}
+
+
 def test_words_that_mean_nothing() -> None:
     for wish, peers, says in (
         ("timm", {"torchvision": "vgg16"}, "does not exist in timm.*--weights torchvision"),

@@ -134,7 +134,7 @@ class MobileNetV3(Classifier):
         he_normal(self, per_group=True)
 
     def key_rules(self, origin: str) -> list[tuple[str, str]] | None:
-        """The names of torchvision. timm's network has other shapes: its hidden layer is a convolution."""
+        """The names of torchvision. timm's network is another function: its BatchNorm has an epsilon of 1e-5."""
         if origin != "torchvision":
             return None
         rules: list[tuple[str, str]] = []

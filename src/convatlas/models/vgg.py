@@ -113,9 +113,14 @@ class VGG(Classifier):
             )
 
     def key_rules(self, origin: str) -> list[tuple[str, str]] | None:
-        """In torchvision, numbers for the layers of `features`, in one flat list from 0."""
-        if origin != "torchvision":
-            return None
+        """Numbers for the layers of `features`, in one flat list from 0; timm's hidden layers are convolutions."""
+        if origin == "timm":
+            return [
+                *numbered(self.features),
+                (r"^head\.fc6\.", "pre_logits.fc1."),
+                (r"^head\.fc7\.", "pre_logits.fc2."),
+                (r"^head\.fc8\.", "head.fc."),
+            ]
         return [
             *numbered(self.features),
             (r"^head\.fc6\.", "classifier.0."),
@@ -202,7 +207,7 @@ for name, letter, layers, params, top1, top5 in (
             source="tables 2 and 3",
         ),
         summary=f"the paper's configuration {letter}{'-LRN' if lrn else ''}",
-        peers={} if name in ("vgg11_lrn", "vgg16_c") else {"torchvision": name},
+        peers={} if name in ("vgg11_lrn", "vgg16_c") else dict.fromkeys(("torchvision", "timm"), name),
     )
     if name in ("vgg11", "vgg13", "vgg16", "vgg19"):
         register(

@@ -4,7 +4,9 @@ Tensors never find their places by order: a safetensors file keeps none, and lay
 places unseen (ResNet-50's third convolution and its projection are both 256x64x1x1). For a checkpoint of another
 library the network gives the substitutions from its names to theirs (`key_rules`); they must lead to exactly the
 other's names, with equal shapes. Auxiliary heads alone may be absent, in the checkpoint or in the network: they serve
-training, many checkpoints are published without them, and the network's answer is the same.
+training, many checkpoints are published without them, and the network's answer is the same. One difference of shape is
+none of function: a linear layer on a flattened map is the convolution whose kernel is the whole map, with the same
+numbers in the same order. timm's VGG has it so; such a weight is taken reshaped.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def load_weights(
     """Fill a network with the weights of a file or a state dict, or leave it as it was and say why.
 
     A checkpoint without any auxiliary head leaves those of the network as they are; a network without any leaves out
-    those of the checkpoint.
+    those of the checkpoint. A linear weight (K, C·h·w) and the convolution (K, C, h, w) over the whole map stand for
+    each other.
 
     Args:
         model: the network; its precision and device stay.
@@ -156,7 +159,9 @@ def _renamed(name: str, rules: list[tuple[str, str]]) -> str:
 
 
 def _fitting(name: str, tensor: Tensor, other: str, value: Tensor, what: str) -> Tensor:
-    """The checkpoint's tensor, if it can stand where ours stands."""
+    """The checkpoint's tensor, if it can stand where ours stands; between linear layer and convolution reshaped."""
+    if {value.dim(), tensor.dim()} == {2, 4} and value.flatten(1).shape == tensor.flatten(1).shape:
+        value = value.reshape(tensor.shape)
     if value.shape != tensor.shape:
         raise BadCheckpoint(
             f"{what} has {other!r} of shape {tuple(value.shape)}, but {name!r} is {tuple(tensor.shape)}."
