@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from canon import CLASSIFIERS, by_weight, logits_of, params, sides
 from convatlas.models import create_model
+from convatlas.models.classifier import Classifier
 from convatlas.registry import Spec
 
 SMALL = [spec for spec in CLASSIFIERS if params(spec) <= 5_000_000]
@@ -63,6 +64,7 @@ def trained(spec: Spec, rate: float, *, shuffled: bool) -> tuple[float, float]:
     """The loss in training mode before and after the steps; Adam, dropout off."""
     torch.manual_seed(0)
     network = create_model(spec.name, num_classes=CLASSES, in_channels=3).train()
+    assert isinstance(network, Classifier)
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -74,7 +76,7 @@ def trained(spec: Spec, rate: float, *, shuffled: bool) -> tuple[float, float]:
         spoken = [cross_entropy(logits, labels) for logits in logits_of(network(images))]
         found.append(float(spoken[0].detach()))
         optimiser.zero_grad()
-        torch.stack(spoken).sum().backward()
+        (spoken[0] + network.auxiliary_weight * sum(spoken[1:])).backward()
         optimiser.step()
         if shuffled:
             with torch.no_grad():
