@@ -62,10 +62,10 @@ def heavy(chosen: Iterable[Spec], *, light: float = LIGHT_MACS, most: float = in
     }
 
 
-def by_weight(chosen: Iterable[Spec], *, light: float = LIGHT_MACS) -> list[object]:
+def by_weight(chosen: Iterable[Spec], *, light: float = LIGHT_MACS, most: float = inf) -> list[object]:
     """Parameters for pytest, the heavy ones marked slow."""
     chosen = list(chosen)
-    late = heavy(chosen, light=light)
+    late = heavy(chosen, light=light, most=most)
     return [
         pytest.param(spec, id=spec.name, marks=[pytest.mark.slow] if spec.name in late else [])
         for spec in chosen
