@@ -133,6 +133,16 @@ def test_a_wrong_number_is_seen(key: str, wrong: object) -> None:
     assert found(replace(claim, value=wrong), rule).verdict == "differs"
 
 
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_an_open_number_is_the_stated_one_alone(number: int) -> None:
+    claim = claim_of(f"scaling-ablation {number}")
+    rule = rule_of(claim)
+    assert found(claim, rule).verdict == "open"
+    flops, error = claim.value
+    assert found(replace(claim, value=[flops + 100_000_000, error]), rule).verdict == "differs"
+    assert found(replace(claim, value=[flops, error + 1]), rule).verdict == "differs"
+
+
 def test_each_kind_of_rule() -> None:
     claim = Claim("alexnet", 1, "a number", 60_000_000, "parameters", ("nndl",))
     assert found(claim, Computed(60_400_000)).verdict == "holds"
@@ -144,7 +154,8 @@ def test_each_kind_of_rule() -> None:
     assert found(claim, Computed(62_378_344, instead=60_000_000, why="otherwise")).verdict == "explained"
     assert found(claim, Computed(62_378_344, instead=61_000_000, why="otherwise")).verdict == "differs"
     assert found(claim, Computed(61_000_000, within=0.02)).verdict == "holds"
-    assert found(claim, Computed(62_378_344, open=1)).verdict == "open"
+    assert found(claim, Computed(62_378_344, open=1, stated=60_000_000)).verdict == "open"
+    assert found(claim, Computed(62_378_344, open=1, stated=61_000_000)).verdict == "differs"
     assert found(claim, Tried(lambda value: value == 60_000_000)).verdict == "holds"
     assert found(claim, Tried(lambda value: False)).verdict == "differs"
     assert found(claim, Tried(lambda value: False, slip=4)).verdict == "slip"

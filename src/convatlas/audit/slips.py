@@ -131,7 +131,7 @@ def found(claim: Claim, rule: Rule | None) -> Finding:
                 return Finding(claim, "holds", shown(ours), why=rule.why)
             if rule.instead is not None and same(claim.value, worked_out(rule.instead), rule.digits):
                 return Finding(claim, "explained", shown(ours), why=rule.why)
-            if rule.open:
+            if rule.open and claim.value == rule.stated:
                 note = entries()[claim.entry].ambiguous[rule.open - 1]
                 return Finding(claim, "open", shown(ours), why=note)
             return _differs(claim, shown(ours), rule.slip)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from convatlas.audit.claims import deep, early, operators, small, tables, training
+from convatlas.audit.claims import blocks, deep, early, operators, small, tables, training
 from convatlas.audit.claims.rules import Rule
 from convatlas.audit.claims.stated import reason
 from convatlas.audit.lectures import Claim
 
-SUBJECTS = (operators, early, deep, small, tables, training)
+SUBJECTS = (operators, blocks, early, deep, small, tables, training)
 RULES: dict[str, Rule] = {key: rule for subject in SUBJECTS for key, rule in subject.RULES.items()}
 CORRECTIONS = {key: rows for subject in SUBJECTS for key, rows in subject.CORRECTIONS.items() if rows}
 

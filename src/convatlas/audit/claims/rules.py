@@ -28,7 +28,8 @@ class Computed:
         within: relative difference that is allowed, for tables that are rough themselves; `why` says so. Of a list,
             one for each part.
         slip: the number of the entry's error that the claim is, or the key of another entry's.
-        open: the number of the entry's note that leaves the stated number open.
+        open: the number of the entry's note that leaves the claim's value open, which is `stated`.
+        stated: that value: another one would differ.
         instead: a count that gives the stated number where ours does not, with `why` as its sentence.
         why: what belongs beside the result.
     """
@@ -38,6 +39,7 @@ class Computed:
     within: float | tuple[float, ...] = 0.0
     slip: int | str = 0
     open: int = 0
+    stated: Any = None
     instead: Quantity = None
     why: str = ""
 
