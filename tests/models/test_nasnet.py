@@ -195,3 +195,8 @@ def test_operations_that_cannot_change_the_shape(name: str, c_out: int, stride: 
 def test_width_that_cannot_be_split() -> None:
     with pytest.raises(UsageError, match="multiple of 24"):
         NASNet(4, 1000)
+
+
+def test_a_probability_that_is_none() -> None:
+    with pytest.raises(UsageError, match=r"drop_path=5.*\[0, 1\)"):
+        NASNet(4, 1056, drop_path=5)

@@ -503,3 +503,9 @@ def test_the_command_does_it_again_with_its_weights_and_options(
     assert second.metrics_path.read_bytes() == first.metrics_path.read_bytes()
     assert second.read_run()["options"] == decided["options"]
     assert "RANDOM WEIGHTS" in run(*words[:4], *words[6:], "--out", str(tmp_path / "scratch"))
+
+
+def test_images_too_small_for_the_network_are_refused_before_a_run_exists(two: Data, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"vgg11 cannot be trained on images of 7x7.*--image-size.*pool3"):
+        begin(two, model="vgg11", settings={**SHORT, "image_size": 7}, out=tmp_path / "run", compute=CPU)
+    assert not (tmp_path / "run").exists()

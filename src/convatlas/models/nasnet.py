@@ -84,6 +84,8 @@ class NASNet(Classifier):
     ) -> None:
         if width % 24:
             raise UsageError(f"width={width} cannot be split into cells; a multiple of 24 can.")
+        if not 0 <= drop_path < 1:
+            raise UsageError(f"{drop_path=}: a path is dropped with a probability in [0, 1).")
         make = partial(Cell, count_padding=count_padding)
         channels, first_stride = width // 24, 2 if imagenet_stem else 1
         conv = nn.Conv2d(in_channels, stem_filters, 3, first_stride, 0 if imagenet_stem else 1, bias=False)

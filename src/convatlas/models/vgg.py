@@ -218,5 +218,5 @@ for name, letter, layers, params, top1, top5 in (
             image=224,
             published=Published(layers=layers, source="table 1"),
             summary=f"configuration {letter} with BatchNorm, as torchvision has it",
-            peers={"torchvision": f"{name}_bn"},
+            peers=dict.fromkeys(("torchvision", "timm"), f"{name}_bn"),
         )

@@ -15,9 +15,10 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from convatlas.data import Batches, Data, Preprocessing, open_data
-from convatlas.errors import BadCheckpoint, DataError
+from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.files import newest
 from convatlas.measure.machine import machine, versions
+from convatlas.measure.trace import trace
 from convatlas.models import create_model, find
 from convatlas.randomness import key, preserved
 from convatlas.train.feed import training_batches
@@ -121,6 +122,7 @@ def begin(
         "machine": machine(),
     }
     network = _network(decided)
+    _check_size(network, decision.model, decision.preprocessing)
     if decision.start.learnt:
         start |= decision.start.read(data.classes).fill(network)
     start["held"] = list(held(network, final))
@@ -289,6 +291,18 @@ def _check_trainable(data: Data) -> None:
             raise DataError(
                 f"{data.where} leaves no images to {role} ({data.summary()['counts']}); more are needed."
             )
+
+
+def _check_size(network: nn.Module, name: str, prepared: Preprocessing) -> None:
+    """Refuse images that are too small for the network before a run exists."""
+    height, width = prepared.size
+    try:
+        trace(network, (len(prepared.mean), height, width))
+    except UsageError as error:
+        raise UsageError(
+            f"{name} cannot be trained on images of {height}x{width} pixels; choose larger ones with --image-size "
+            f"(its paper's: {find(name).image}). {error}"
+        ) from error
 
 
 def _new_folder(out: Path | None, model: str, data: Data, fabric: Fabric) -> RunFolder:
