@@ -82,8 +82,7 @@ def weight_layers(model: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224)
         >>> weight_layers(branch, (3, 32, 32))
         2
     """
-    shape = tuple(int(side) for side in input_shape)
-    copies, image = ghost(model, shape)
+    copies, image = ghost(model, input_shape)
     depths = _Depths()
 
     def place() -> str:
@@ -95,9 +94,9 @@ def weight_layers(model: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224)
         eval_mode(model),
         torch.no_grad(),
         watching,
-        refusals(model, shape, place),
+        refusals(model, image, place),
         META,
         depths,
     ):
-        output = functional_call(model, copies, (image,))
+        output = functional_call(model, copies, image)
     return depths.of(output)

@@ -4,12 +4,14 @@ The forward pass runs on PyTorch's meta device, where tensors have a shape and n
 and buffers are exchanged for meta copies for the time of one call, and a dispatch mode sees every ATen
 operation below every module. So nothing is computed or allocated, no layer type has to be known,
 and a custom module is recorded like a built-in one.
+
+The tensors of a trace are its edges: an operation that takes what another gave holds the very same tensor.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,22 +20,36 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from convatlas.errors import UsageError
+from convatlas.errors import ConvAtlasError, UsageError
 from convatlas.hooks import eval_mode, watched
 from convatlas.randomness import preserved
 
 META = torch.device("meta")
+Shape = tuple[int, ...]
+Inputs = Sequence[int] | Sequence[Sequence[int] | Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One ATen operation: `name` ("convolution"), its arguments with tensors on meta, and its first output."""
+    """One ATen operation: `name` ("convolution"), the overload, its arguments with tensors on meta, its outputs."""
 
     name: str
+    func: Any
     args: tuple[Any, ...]
-    output: Tensor
+    kwargs: dict[str, Any]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def output(self) -> Tensor:
+        """The first output."""
+        return self.outputs[0]
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """The tensors among the arguments."""
+        return tensors_in((self.args, self.kwargs))
 
 
 @dataclass(slots=True)
@@ -59,12 +75,25 @@ class Call:
 
 @dataclass(slots=True)
 class Trace:
-    """`calls` in the order in which they end, the parameters that no call used, and the network's output."""
+    """`calls` in the order in which they end, the parameters that no call used, the inputs, and the output.
+
+    `image` is the first input. The operations of all calls, one after the other, are in the order of the pass.
+    """
 
     calls: list[Call]
     unused: dict[str, int]
-    image: Tensor
+    inputs: list[Tensor]
     output: Tensor | None
+
+    @property
+    def image(self) -> Tensor:
+        """The first input."""
+        return self.inputs[0]
+
+    @property
+    def ops(self) -> list[Op]:
+        """Every operation, in the order of the pass."""
+        return [op for call in self.calls for op in call.ops]
 
 
 @dataclass(slots=True)
@@ -101,25 +130,91 @@ class _Recorder(TorchDispatchMode):
         self.stack[-1].calls.append(call)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map(to_meta, (args, dict(kwargs or {})))
-        if kwargs.get("device") is not None:
-            kwargs["device"] = META
-        output = func(*args, **kwargs)
-        tensors = tensors_in((args, kwargs))
-        params = dict(self.unused.pop(id(tensor)) for tensor in tensors if id(tensor) in self.unused)
-        first = next(iter(tensors_in(output)), None)
-        if first is not None:
-            op = Op(func.overloadpacket.__name__, args, first)
+        name = _NAMES.get(func) or _NAMES.setdefault(func, func.overloadpacket.__name__)
+        args, tensors = _on_meta(args)
+        if kwargs:
+            values, more = _on_meta(kwargs.values())
+            kwargs = dict(zip(kwargs, values, strict=True))
+            tensors += more
+            if kwargs.get("device") is not None:
+                kwargs["device"] = META
+        else:
+            kwargs = {}
+        output = shaped_alike(name, args) if not kwargs else None
+        if output is None:
+            output = func(*args, **kwargs)
+        outputs = (output,) if isinstance(output, Tensor) else tuple(tensors_in(output))
+        if outputs:
+            unused, params = self.unused, dict[str, int]()
+            for tensor in tensors:
+                if id(tensor) in unused:
+                    parameter, size = unused.pop(id(tensor))
+                    params[parameter] = size
             frame = self.stack[-1]
-            frame.calls.append(Call(frame.name, None, tensors, first, [op], params))
+            op = Op(name, func, args, kwargs, outputs)
+            frame.calls.append(Call(frame.name, None, tensors, outputs[0], [op], params))
         return output
 
 
+_NAMES: dict[Any, str] = {}
+
+
+def _on_meta(values: Any) -> tuple[tuple[Any, ...], list[Tensor]]:
+    """The values with their tensors on meta, and these tensors.
+
+    Tensors that are no parameter or buffer (a constant of a module) arrive with content; that is dropped.
+    """
+    moved: list[Any] = []
+    tensors: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            value = to_meta(value)
+            tensors.append(value)
+        elif type(value) in (list, tuple) and any(isinstance(each, Tensor) for each in value):
+            value = [to_meta(each) for each in value]
+            tensors += [each for each in value if isinstance(each, Tensor)]
+        moved.append(value)
+    return tuple(moved), tensors
+
+
 def to_meta(value: Any) -> Any:
-    """Tensors that are no parameter or buffer (a constant of a module) arrive with content; drop it."""
+    """A tensor without its content; anything else as it is."""
     return (
-        torch.empty_like(value, device=META) if isinstance(value, Tensor) and value.device != META else value
+        torch.empty_like(value, device=META)
+        if isinstance(value, Tensor) and value.device.type != "meta"
+        else value
     )
+
+
+_ONE = frozenset(
+    "relu silu sigmoid tanh gelu hardswish hardsigmoid hardtanh leaky_relu elu clamp clamp_min neg abs".split()
+)
+_TWO = frozenset(("add", "sub", "mul", "div"))
+
+
+def shaped_alike(name: str, args: tuple[Any, ...]) -> Any:
+    """The output of an operation whose first argument has its shape and type; None where that is not certain.
+
+    PyTorch works shapes out in Python, with broadcasting and types: for these, most of a network's operations, that
+    takes five times as long as the whole rest of a pass.
+    """
+    base = name.removesuffix("_")
+    if base not in _ONE and base not in _TWO and name != "native_batch_norm":
+        return None
+    first = args[0] if args else None
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        return None
+    if name == "native_batch_norm":
+        training = args[5]
+        return None if training else (torch.empty_like(first), *(first.new_empty(0) for _ in range(2)))
+    if base in _TWO:
+        second = args[1]
+        if isinstance(second, Tensor):
+            if second.shape != first.shape or second.dtype != first.dtype:
+                return None
+        elif isinstance(second, complex):
+            return None
+    return first if name.endswith("_") else torch.empty_like(first)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -127,15 +222,15 @@ def tensors_in(value: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-def trace(model: nn.Module, input_shape: Iterable[int]) -> Trace:
-    """Record one forward pass in evaluation mode for a batch of one image of `input_shape` (C, H, W).
+def trace(model: nn.Module, inputs: Inputs) -> Trace:
+    """Record one forward pass in evaluation mode for a batch of one: an image of a shape (C, H, W).
 
-    Nothing of `model` changes: weights, statistics, hooks, modes and random generators are as before.
-    Raises `UsageError` if the network does not take such an image, or decides by values, which meta
-    tensors do not have.
+    For a network with several arguments `inputs` is a list, with a shape without batch for each, or a tensor with
+    batch where the type matters. Nothing of `model` changes: weights, statistics, hooks, modes and random
+    generators are as before. Raises `UsageError` if the network does not take such an image, or decides by values,
+    which meta tensors do not have.
     """
-    shape = tuple(int(side) for side in input_shape)
-    copies, image = ghost(model, shape)
+    copies, arguments = ghost(model, inputs)
     sizes = {id(copies[name]): (name, param.numel()) for name, param in model.named_parameters()}
     recorder = _Recorder(sizes)
 
@@ -143,37 +238,77 @@ def trace(model: nn.Module, input_shape: Iterable[int]) -> Trace:
         return recorder.stack[-1].name
 
     watching = watched(model, recorder.enter, recorder.leave)
-    with preserved(), eval_mode(model), torch.no_grad(), watching, refusals(model, shape, place), recorder:
-        output = functional_call(model, copies, (image,))
+    with (
+        preserved(),
+        eval_mode(model),
+        torch.no_grad(),
+        watching,
+        refusals(model, arguments, place),
+        recorder,
+    ):
+        output = functional_call(model, copies, arguments)
     calls = recorder.stack[0].calls
     first = next(iter(tensors_in(output)), None)
-    return Trace(calls, dict(recorder.unused.values()), image, first)
+    return Trace(calls, dict(recorder.unused.values()), list(arguments), first)
 
 
-def ghost(model: nn.Module, shape: tuple[int, ...]) -> tuple[dict[str, Tensor], Tensor]:
-    """Copies on meta of every parameter and buffer by name, and an image (1, *shape) of the network's precision.
+def ghost(model: nn.Module, inputs: Inputs, batch: int = 1) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+    """Copies on meta of every parameter and buffer by name, and the arguments, in the network's precision.
 
     Raises `UsageError` for a shape that is none, and for layers without shapes.
     """
-    if not shape or min(shape) < 1:
-        raise UsageError(f"an input shape is positive numbers such as (3, 224, 224), not {shape}.")
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if any(nn.parameter.is_lazy(tensor) for tensor in tensors.values()):
         raise UsageError("the network has lazy layers without shapes yet; run one batch through it first.")
     copies = {name: torch.empty_like(tensor, device=META) for name, tensor in tensors.items()}
     floats = [param.dtype for param in model.parameters() if param.is_floating_point()]
-    return copies, torch.empty((1, *shape), dtype=floats[0] if floats else torch.float32, device=META)
+    dtype = floats[0] if floats else torch.float32
+    given = list(inputs)
+    several: list[Any] = [given] if all(isinstance(side, int) for side in given) else given
+    return copies, tuple(_argument(each, batch, dtype) for each in several)
+
+
+def _argument(given: Any, batch: int, dtype: torch.dtype) -> Tensor:
+    if isinstance(given, Tensor):
+        return to_meta(given)
+    try:
+        shape = tuple(int(side) for side in given)
+    except (TypeError, ValueError):
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise UsageError(f"an input shape is positive numbers such as (3, 224, 224), not {given}.")
+    return torch.empty((batch, *shape), dtype=dtype, device=META)
+
+
+# What an error of the pass says -> what to do.
+_ADVICE = (
+    (("Output size is too small", "size can't be greater", "output size is too small", "should be greater than"),
+     "the image is too small for the network: give it a larger one"),
+    (("missing", "required positional argument"),
+     "the network takes several arguments: give a list with a shape for each, such as [(3, 64, 64), (10,)]"),
+    (("meta tensor", "Tensor.item()", "is_nonzero", "data-dependent", "equal' on", "on meta", "meta device"),
+     "the network decides by the values of its input, and a pass without values cannot follow: take the decision out "
+     "of `forward`, or measure its parts"),
+    (("channels, but got",), "the image has another number of channels than the network expects"),
+    (("shapes cannot be multiplied", "mat1 and mat2", "invalid for input of size"),
+     "the network expects images of another size"),
+)  # fmt: skip
 
 
 @contextmanager
-def refusals(model: nn.Module, shape: tuple[int, ...], place: Callable[[], str]) -> Generator[None]:
-    """Say of a pass that fails where it did, `place()`, as a `UsageError`."""
+def refusals(model: nn.Module, inputs: Sequence[Tensor], place: Callable[[], str]) -> Generator[None]:
+    """Say of a pass that fails where it did, `place()`, and what to do, as a `UsageError`."""
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError, IndexError) as error:
-        name = type(model).__name__
+    except ConvAtlasError:
+        raise
+    except Exception as error:
+        name, said = type(model).__name__, str(error).strip().splitlines() or [type(error).__name__]
+        shapes = " and ".join(str(tuple(tensor.shape[1:])) for tensor in inputs)
+        advice = next((text for words, text in _ADVICE if any(word in str(error) for word in words)), "")
         raise UsageError(
-            f"{name} cannot be traced with an image of shape {shape}; in {place() or name!r}: {error}"
+            f"{name} cannot be traced with an image of shape {shapes}; in {place() or name!r}: {said[0].rstrip('.')}"
+            f"{f' ({advice})' if advice else ''}."
         ) from error
 
 
