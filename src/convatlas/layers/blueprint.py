@@ -24,6 +24,17 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class _Weightless(_Undrawn):
+    """Sends `torch.empty`, with which layers make their weights, to the meta device, and nothing else."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.empty and (kwargs or {}).get("device") is None:
+            kwargs = {**(kwargs or {}), "device": "meta"}
+        return super().__torch_function__(func, types, args, kwargs)
+
+
 @contextmanager
 def blueprint() -> Generator[None]:
     """Networks that are built within have parameters on the meta device, with names and shapes alone.
@@ -35,4 +46,18 @@ def blueprint() -> Generator[None]:
         (torch.Size([1000000, 1000000]), True)
     """
     with torch.device("meta"), _Undrawn():
+        yield
+
+
+@contextmanager
+def outline() -> Generator[None]:
+    """As `blueprint`, for constructors that compute with tensors of their own: weights alone have no content.
+
+    Examples:
+        >>> with outline():
+        ...     layer = torch.nn.Linear(int(torch.tensor([3, 4]).sum()), 10**9)
+        >>> layer.weight.shape, layer.weight.is_meta
+        (torch.Size([1000000000, 7]), True)
+    """
+    with _Weightless():
         yield
