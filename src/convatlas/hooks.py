@@ -20,9 +20,22 @@ Leave = Callable[[str, nn.Module, Any], None]
 @contextmanager
 def eval_mode(model: nn.Module) -> Generator[nn.Module, None, None]:
     """`model` in evaluation mode; afterwards every module has the mode that it had, each its own."""
+    with _modes_kept(model):
+        yield model.eval()
+
+
+@contextmanager
+def train_mode(model: nn.Module) -> Generator[nn.Module, None, None]:
+    """`model` in training mode; afterwards every module has the mode that it had, each its own."""
+    with _modes_kept(model):
+        yield model.train()
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Generator[None, None, None]:
     modes = [(module, module.training) for module in model.modules()]
     try:
-        yield model.eval()
+        yield
     finally:
         for module, training in modes:
             module.training = training
