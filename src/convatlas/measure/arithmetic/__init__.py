@@ -1,0 +1,1 @@
+"""Convolutions by hand, held against the layers: sizes, matrices, costs, windows, regions."""
