@@ -34,6 +34,30 @@ COLOURS = {
     "series-3": "#2e8b57",
     "series-4": "#8a4fbf",
 }
+PAPER = "#ffffff"
+FILLS = {  # of boxes: layers, and whatever holds some
+    "conv": "#dbe7fb",
+    "pool": "#fbe6d6",
+    "linear": "#d9f0e1",
+    "other": "#eceff3",
+    "block": "#e9e0f7",
+    "join": PAPER,
+}
+DARK = {  # what stands for a colour where the reader prefers dark pages
+    COLOURS["ink"]: "#e6eaef",
+    COLOURS["muted"]: "#9aa5b1",
+    COLOURS["grid"]: "#303842",
+    COLOURS["series-1"]: "#7aa9f7",
+    COLOURS["series-2"]: "#f2935f",
+    COLOURS["series-3"]: "#66c08d",
+    COLOURS["series-4"]: "#bd93e6",
+    PAPER: "#12161b",
+    FILLS["conv"]: "#1d3154",
+    FILLS["pool"]: "#4a2d1a",
+    FILLS["linear"]: "#1b3d2a",
+    FILLS["other"]: "#262e37",
+    FILLS["block"]: "#37284f",
+}
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "convatlas",
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the page's font
@@ -172,6 +196,20 @@ def svg(figure: Figure, *, themed: bool = False) -> str:
         text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans, sans-serif)", text)
         text = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--sans, sans-serif)", text)
     return re.sub(r"\n\s*", "\n", text).strip()
+
+
+def darkened(text: str) -> str:
+    """An SVG file with fixed colours that follows the reader's choice of light or dark by itself.
+
+    The colours stay in the elements, for viewers that know no style sheets.
+    """
+    rules = "".join(
+        f'[{part}="{light}"],[style*="{part}: {light}"]{{{part}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for part in ("fill", "stroke")
+    )
+    head, rest = text.split(">", 1)
+    return f"{head}>\n<style>@media (prefers-color-scheme: dark){{{rules}}}</style>{rest}"
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
