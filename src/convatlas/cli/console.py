@@ -112,6 +112,24 @@ def pairs(settings: Sequence[str], option: str = "--set") -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+def settings(words: Sequence[str], option: str = "--option") -> dict[str, Any]:
+    """Settings of a network: values are read as in TOML where they can be, and are words otherwise.
+
+    Examples:
+        >>> settings(["width=2", "shortcut=A", "bias=false"])
+        {'width': 2, 'shortcut': 'A', 'bias': False}
+    """
+    import tomllib
+
+    found: dict[str, Any] = {}
+    for name, text in pairs(words, option).items():
+        try:
+            found[name] = tomllib.loads(f"value = {text}")["value"]
+        except (tomllib.TOMLDecodeError, RecursionError):
+            found[name] = text
+    return found
+
+
 # --- streams ----------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -166,7 +166,7 @@ def train(
                 out,
                 seed=seed,
                 weights=weights,
-                options=_options(options or ()),
+                options=console.settings(options or ()),
                 settings=fields,
                 reading=reading,
                 find_lr=find_lr,
@@ -175,19 +175,6 @@ def train(
             )
     if told:
         _conclude(run, as_json=as_json)
-
-
-def _options(words: Sequence[str]) -> dict[str, Any]:
-    """Settings of a network: values are read as in TOML where they can be, and are words otherwise."""
-    import tomllib
-
-    found: dict[str, Any] = {}
-    for name, text in console.pairs(words, "--option").items():
-        try:
-            found[name] = tomllib.loads(f"value = {text}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
-            found[name] = text
-    return found
 
 
 def _refuse_changes(context: typer.Context) -> None:

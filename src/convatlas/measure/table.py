@@ -1,13 +1,16 @@
-"""One measurement, printed: for a terminal, as plain text, Markdown, HTML rows or JSON.
+"""One measurement, printed: for a terminal, as plain text, Markdown, HTML rows, CSV or JSON.
 
-`cells` makes the words once; every style only sets them. `facts` puts a network's sums beside the figures
-that its paper printed.
+`COLUMNS` makes the words once; every style only sets them. `facts` puts a network's sums beside the figures that its
+paper printed. What nobody can count is "?", and sums with it are at least (">=") what is printed: `doubts` says why.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from html import escape
 
 from rich.table import Table
@@ -16,8 +19,6 @@ from rich.text import Text
 from convatlas.measure.cost import Measurement, Row
 from convatlas.registry import Spec
 
-HEADER = ("layer", "what", "output", "parameters", "MACs", "memory")
-_NUMBERS = 2  # columns from here on are set flush right
 IN_PLACE = "in place"
 
 
@@ -53,17 +54,119 @@ def shape_text(shape: Sequence[int]) -> str:
     return " x ".join(str(side) for side in shape)
 
 
-def cells(measurement: Measurement) -> list[list[str]]:
-    """The words of the table: a list for every row, the last one the sums, in the order of `HEADER`."""
-    rows = [_cells(row) for row in measurement.rows]
-    total = ["total", "", "", f"{measurement.params:,}", f"{measurement.macs:,}"]
-    return [*rows, [*total, bytes_text(measurement.activation_bytes)]]
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A title, the words of a row and those under the sums; numbers are set flush right.
+
+    `wanted` says of a measurement whether the column tells something, `wide` that it is for wide pages alone.
+    """
+
+    title: str
+    of_row: Callable[[Row], str]
+    of_sums: Callable[[Measurement], str] = lambda measurement: ""
+    number: bool = True
+    wide: bool = False
+    wanted: Callable[[Measurement], bool] = lambda measurement: True
 
 
-def _cells(row: Row) -> list[str]:
-    memory = bytes_text(row.activation_bytes) if row.activations else IN_PLACE if row.output_shape else ""
-    counts = [f"{count:,}" if count else "" for count in (row.params, row.macs)]
-    return [row.name, row.kind, shape_text(row.output_shape), *counts, memory]
+def _counted(count: int, row: Row, sign: str = "") -> str:
+    """A count of operations; "?" where some of them are unknown and the others none."""
+    if _unknown(row):
+        return f">= {count:,}" if count else "?"
+    return f"{count:,}" if count else sign
+
+
+def _activations(row: Row) -> str:
+    return f"{row.activations:,}" if row.activations else IN_PLACE if row.output_shape else ""
+
+
+def _at_least(count: int, measurement: Measurement) -> str:
+    return f">= {count:,}" if unknown(measurement) else f"{count:,}"
+
+
+COLUMNS = (
+    Column("layer", lambda row: row.name, lambda cost: "total", number=False),
+    Column("what", lambda row: row.kind, number=False),
+    Column("output", lambda row: shape_text(row.output_shape)),
+    Column("parameters", lambda row: _dashed(row.params), lambda cost: f"{cost.params:,}"),
+    Column("frozen", lambda row: _dashed(row.params - _trainable(row)), lambda cost: f"{frozen(cost):,}",
+           wanted=lambda cost: frozen(cost) > 0),
+    Column("MACs", lambda row: _counted(row.macs, row), lambda cost: _at_least(cost.macs, cost)),
+    Column("other operations", lambda row: _counted(_operations(row), row),
+           lambda cost: _at_least(operations(cost), cost), wide=True, wanted=lambda cost: operations(cost) > 0),
+    Column("activations", _activations, lambda cost: f"{cost.activations:,}"),
+    Column("memory", lambda row: bytes_text(row.activation_bytes) if row.activations else "",
+           lambda cost: bytes_text(cost.activation_bytes), wide=True),
+    Column("field", lambda row: _field(row),
+           wanted=lambda cost: any(map(_field, cost.rows))),
+)  # fmt: skip
+
+
+# TODAY
+def _trainable(row: Row) -> int:
+    return getattr(row, "trainable", row.params)
+
+
+def _operations(row: Row) -> int:
+    return getattr(row, "operations", 0)
+
+
+def _unknown(row: Row) -> tuple[str, ...]:
+    return getattr(row, "unknown", ())
+
+
+def _field(row: Row) -> str:
+    field = getattr(row, "field", None)
+    return "" if field is None else str(field)
+
+
+def _dashed(count: int) -> str:
+    return f"{count:,}" if count else ""
+
+
+def columns(measurement: Measurement, *, wide: bool = False) -> list[Column]:
+    """The columns that tell something of this measurement; `wide` for pages, without it for terminals."""
+    return [column for column in COLUMNS if column.wanted(measurement) and (wide or not column.wide)]
+
+
+def header(measurement: Measurement, *, wide: bool = False) -> list[str]:
+    """Titles of `cells`."""
+    return [column.title for column in columns(measurement, wide=wide)]
+
+
+def cells(measurement: Measurement, *, wide: bool = False) -> list[list[str]]:
+    """The words of the table: a list for every row, the last one the sums, in the order of `header`."""
+    shown = columns(measurement, wide=wide)
+    rows = [[column.of_row(row) for column in shown] for row in measurement.rows]
+    return [*rows, [column.of_sums(measurement) for column in shown]]
+
+
+def operations(measurement: Measurement) -> int:
+    """Operations other than multiply-adds."""
+    return sum(map(_operations, measurement.rows))
+
+
+def frozen(measurement: Measurement) -> int:
+    """Parameters that training would leave as they are."""
+    return sum(row.params - _trainable(row) for row in measurement.rows)
+
+
+def unknown(measurement: Measurement) -> list[str]:
+    """Names of the operations that nobody can count, each once."""
+    return list(dict.fromkeys(name for row in measurement.rows for name in _unknown(row)))
+
+
+def doubts(measurement: Measurement) -> str:
+    """A sentence on what is not in the sums, or an empty one."""
+    names = unknown(measurement)
+    if not names:
+        return ""
+    where = [row.name for row in measurement.rows if _unknown(row)]
+    more = f" and {len(where) - 3} more" if len(where) > 3 else ""
+    return (
+        f"Not counted, because nothing is known of them: {', '.join(names)}, in {', '.join(where[:3])}{more}. "
+        "The sums are at least what is printed."
+    )
 
 
 def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str, str, str]]:
@@ -73,7 +176,13 @@ def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str,
         ("input", shape_text(measurement.input_shape), ""),
         ("parameters", f"{measurement.params - unused:,}", published and published.params),
         ("parameters unused in evaluation", f"{unused:,}" if unused else "", ""),
-        ("MACs", f"{measurement.macs:,}", published and published.macs),
+        ("frozen parameters", _dashed(frozen(measurement)), ""),
+        ("MACs", _at_least(measurement.macs, measurement), published and published.macs),
+        (
+            "other operations",
+            _at_least(operations(measurement), measurement) if operations(measurement) else "",
+            "",
+        ),
         ("activations", f"{measurement.activations:,}", ""),
         ("activation memory", bytes_text(measurement.activation_bytes), ""),
     ]
@@ -99,12 +208,15 @@ def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str,
 
 def rich_facts(measurement: Measurement, spec: Spec | None = None) -> Table:
     """`facts` for a terminal."""
+    rows = facts(measurement, spec)
+    printed = any(paper for _, _, paper in rows)
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column("measured here", justify="right")
-    table.add_column("published", justify="right")
-    for row in facts(measurement, spec):
-        table.add_row(*row)
+    if printed:
+        table.add_column("published", justify="right")
+    for row in rows:
+        table.add_row(*map(Text, row if printed else row[:2]))
     return table
 
 
@@ -112,9 +224,11 @@ def rich_table(measurement: Measurement) -> Table:
     """The rows for a terminal; names are folded, never cut."""
     table = Table(header_style="bold", show_footer=True, pad_edge=False, box=None)
     *rows, total = cells(measurement)
-    for index, (title, foot) in enumerate(zip(HEADER, total, strict=True)):
-        justify, fixed = ("right", True) if index >= _NUMBERS else ("left", False)
-        table.add_column(title, foot, justify=justify, no_wrap=fixed, overflow="fold", footer_style="bold")
+    for column, foot in zip(columns(measurement), total, strict=True):
+        justify, fixed = ("right", True) if column.number else ("left", False)
+        table.add_column(
+            column.title, foot, justify=justify, no_wrap=fixed, overflow="fold", footer_style="bold"
+        )
     for row in rows:
         table.add_row(*map(Text, row))
     return table
@@ -122,35 +236,59 @@ def rich_table(measurement: Measurement) -> Table:
 
 def text(measurement: Measurement) -> str:
     """The rows in columns of plain text."""
-    lines = [list(HEADER), *cells(measurement)]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(HEADER))]
+    shown = columns(measurement)
+    lines = [header(measurement), *cells(measurement)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(shown))]
     rule = "  ".join("-" * width for width in widths)
-    printed = ["  ".join(_set(cell, width, index) for index, (cell, width) in enumerate(zip(line, widths, strict=True)))
-               for line in lines]  # fmt: skip
-    return "\n".join(line.rstrip() for line in [printed[0], rule, *printed[1:-1], rule, printed[-1]]) + "\n"
 
+    def line(words: Sequence[str]) -> str:
+        set_ = (
+            word.rjust(width) if column.number else word.ljust(width)
+            for word, width, column in zip(words, widths, shown, strict=True)
+        )
+        return "  ".join(set_).rstrip()
 
-def _set(cell: str, width: int, index: int) -> str:
-    return cell.rjust(width) if index >= _NUMBERS else cell.ljust(width)
+    printed = [line(words) for words in lines]
+    return "\n".join([printed[0], rule, *printed[1:-1], rule, printed[-1]]) + "\n"
 
 
 def markdown(measurement: Measurement) -> str:
     """The rows as a Markdown table, the sums in bold."""
     *rows, total = [[cell.replace("|", "\\|") for cell in line] for line in cells(measurement)]
-    marks = ["---:" if index >= _NUMBERS else "---" for index in range(len(HEADER))]
-    lines = [list(HEADER), marks, *rows, [f"**{cell}**" if cell else "" for cell in total]]
+    marks = ["---:" if column.number else "---" for column in columns(measurement)]
+    lines = [header(measurement), marks, *rows, [f"**{cell}**" if cell else "" for cell in total]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def html_rows(measurement: Measurement) -> str:
     """The rows as `<tr>` elements, every word escaped; the sums carry the class "total"."""
+    shown = columns(measurement)
     *rows, total = [
         "".join(
-            f'<td class="{"n" if i >= _NUMBERS else "w"}">{escape(cell)}</td>' for i, cell in enumerate(line)
+            f'<td class="{"n" if column.number else "w"}">{escape(cell)}</td>'
+            for column, cell in zip(shown, line, strict=True)
         )
         for line in cells(measurement)
     ]
     return "\n".join([*(f"<tr>{row}</tr>" for row in rows), f'<tr class="total">{total}</tr>'])
+
+
+def to_csv(measurement: Measurement) -> str:
+    """The rows with exact numbers, without sums: a line each, after one with the names of `Row`'s fields."""
+    written = io.StringIO()
+    names = [field.name for field in fields(Row)]
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(names)
+    for row in measurement.rows:
+        writer.writerow([_plain(getattr(row, name)) for name in names])
+    return written.getvalue()
+
+
+def _plain(value: object) -> object:
+    """What a cell of a CSV file can hold: (64, 112, 112) is "64x112x112"."""
+    if isinstance(value, tuple):
+        return "x".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]
+    return "" if value is None else value if isinstance(value, (int, float)) else str(value)
 
 
 def to_json(measurement: Measurement) -> str:

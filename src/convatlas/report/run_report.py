@@ -86,7 +86,7 @@ def render(
         "baseline": _baseline(shown),
         "cost": cost,
         "cost_rows": Markup(table.html_rows(cost)),  # noqa: S704 - escaped there
-        "cost_header": table.HEADER,
+        "cost_header": table.header(cost),
         "facts": table.facts(cost, find(run.spec.model)),
         "seconds": sum(line.get("seconds", 0) + line.get("validation_seconds", 0) for line in timing),
         "images_per_second": _median(
