@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from convatlas import __version__
-from convatlas.cli import audit, console, data, describe, evaluate, predict, train
+from convatlas.cli import audit, bench, console, data, describe, evaluate, predict, train
 from convatlas.cli import list as list_
 from convatlas.errors import ConvAtlasError, Interrupted, ResourceError
 
@@ -34,6 +34,7 @@ VERBS = {
     "list": list_.list_networks,
     "describe": describe.describe,
     "audit": audit.audit,
+    "bench": bench.bench,
     "train": train.train,
     "eval": evaluate.evaluate,
     "predict": predict.predict,
