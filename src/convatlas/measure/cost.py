@@ -4,8 +4,9 @@ Conventions, the same everywhere in convatlas:
 
 - **Parameters** are counted once, in the row that first uses them; buffers (BatchNorm's statistics) are none.
 - **MACs** are the multiply-adds of convolutions, transposed convolutions and matrix products for one
-  image. Biases, normalisation, activation functions and pooling are not counted. A figure named FLOPs
-  elsewhere is often this one, sometimes twice it.
+  image. Biases, normalisation, activation functions and pooling are *other operations*, counted apart; see
+  `operations.py`. A figure named FLOPs elsewhere is often this one, sometimes twice it.
+- **Not known** is what neither list has; then every sum is a lower bound, and says so.
 - **Activations** are the numbers that must be kept: the image and the output of every row, except rows
   that can overwrite their input (activation functions, normalisation, dropout, reshaping, the addition of a
   shortcut). It is the ledger of the lectures: input + conv + pool + fc, 15.24 M for VGG-16, and it does
@@ -15,12 +16,14 @@ Conventions, the same everywhere in convatlas:
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from convatlas.measure.trace import Call, Op, macs, trace
+from convatlas.measure.operations import is_known, macs, operations
+from convatlas.measure.receptive import Field, fields
+from convatlas.measure.trace import Call, Inputs, Op, trace
 
 UNUSED = "unused in evaluation"
 
@@ -30,7 +33,9 @@ class Row:
     """One call of a leaf module, or one operation between such calls ("layer1.0 (add)").
 
     `output_shape` has no batch dimension. `activations` counts the numbers stored: 0 where the row can
-    overwrite its input. `params` is 0 for weights that an earlier row has counted.
+    overwrite its input. `params` is 0 for weights that an earlier row has counted; `trainable` are those of them
+    that are not frozen. `operations` counts what is no multiply-add, `unknown` names what nobody can count. `field` is
+    what each unit sees of the image, None where that is no image.
     """
 
     name: str
@@ -40,6 +45,10 @@ class Row:
     macs: int
     activations: int
     activation_bytes: int
+    trainable: int = 0
+    operations: int = 0
+    field: Field | None = None
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,27 @@ class Measurement:
         return sum(row.macs for row in self.rows)
 
     @property
+    def trainable(self) -> int:
+        """Parameters that are not frozen."""
+        return sum(row.trainable for row in self.rows)
+
+    @property
+    def operations(self) -> int:
+        """Operations for one image that are no multiply-adds."""
+        return sum(row.operations for row in self.rows)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Operations that nobody can count; with one, `macs` and `operations` are lower bounds."""
+        return tuple(sorted({name for row in self.rows for name in row.unknown}))
+
+    @property
+    def field(self) -> Field | None:
+        """The receptive field of the last row that sees part of the image, not all of it."""
+        local = (row.field for row in reversed(self.rows) if row.field and not row.field.is_global)
+        return next(local, None)
+
+    @property
     def activations(self) -> int:
         """Numbers stored in a forward pass of one image, the image among them."""
         return sum(row.activations for row in self.rows)
@@ -81,19 +111,34 @@ class Measurement:
             "model": self.model,
             "input_shape": list(self.input_shape),
             "params": self.params,
+            "trainable": self.trainable,
             "unused_params": self.unused_params,
             "macs": self.macs,
+            "operations": self.operations,
+            "unknown": list(self.unknown),
+            "field": self.field and self.field.to_json(),
             "activations": self.activations,
             "activation_bytes": self.activation_bytes,
-            "rows": [{**asdict(row), "output_shape": list(row.output_shape)} for row in self.rows],
+            "rows": [_plain(row) for row in self.rows],
         }
 
 
-def measure(model: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224)) -> Measurement:
-    """Cost of any network for one image of `input_shape` (C, H, W), in evaluation mode.
+def _plain(row: Row) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in Row.__slots__}
+    return values | {
+        "output_shape": list(row.output_shape),
+        "field": row.field and row.field.to_json(),
+        "unknown": list(row.unknown),
+    }
 
-    Nothing is computed: the pass runs on the meta device, and the network is given back as it was.
-    Raises `UsageError` if the network does not take such an image.
+
+def measure(model: nn.Module, input_shape: Inputs = (3, 224, 224)) -> Measurement:
+    """Cost and receptive fields of any network for one image of `input_shape` (C, H, W), in evaluation mode.
+
+    Signals (C, L) and volumes (C, D, H, W) are measured alike; for a network with several arguments `input_shape` is a
+    list of shapes, or of tensors with a batch where the type matters. Nothing is computed:
+    the pass runs on the meta device, and the network is given back as it was. Raises `UsageError` if the
+    network does not take such an image.
 
     Examples:
         >>> from torch import nn
@@ -103,35 +148,58 @@ def measure(model: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224)) -> M
         (156, 117600, 6904)
         >>> [(row.name, row.kind, row.output_shape) for row in cost.rows][1:]
         [('0', 'conv 5x5, 6', (6, 28, 28)), ('1', 'ReLU', (6, 28, 28)), ('2', 'avg pool 2x2/2', (6, 14, 14))]
+        >>> cost.operations, str(cost.field)
+        (14112, '6')
     """
     traced = trace(model, input_shape)
-    rows = [_row("input", "image", traced.image, {}, [], stored=True)]
-    for call in traced.calls:
-        if call.module is None and not (call.ops[0].name in _SHOWN or call.params or macs(call.ops[0])):
-            continue
-        if isinstance(call.module, nn.Identity):
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    rows = [_row("input", "image", traced.image, [], stored=True)]
+    for call, field in zip(traced.calls, fields(traced), strict=True):
+        if isinstance(call.module, nn.Identity) or not _is_shown(call):
             continue
         name = call.name or type(model).__name__
         if call.module is None:
             name = f"{call.name} ({_SHOWN.get(call.class_name, call.class_name)})".lstrip()
-        rows.append(_row(name, kind(call), call.output, call.params, call.ops, stored=_stores(call)))
+        trainable = sum(size for each, size in call.params.items() if each not in frozen)
+        params = sum(call.params.values())
+        rows.append(_row(name, kind(call), call.output, call.ops, _stores(call), params, trainable, field))
     for name, size in traced.unused.items():
-        rows.append(Row(name, UNUSED, (), size, 0, 0, 0))
-    return Measurement(type(model).__name__, tuple(input_shape), tuple(rows))
+        rows.append(Row(name, UNUSED, (), size, 0, 0, 0, trainable=0 if name in frozen else size))
+    shape = tuple(traced.image.shape[1:])
+    return Measurement(type(model).__name__, shape, tuple(rows))
+
+
+def _is_shown(call: Call) -> bool:
+    """Modules; and operations between them that cost something, join something, or are not known."""
+    op = call.ops[0] if call.ops else None
+    if call.module is not None or op is None:
+        return True
+    return bool(op.name in _SHOWN or call.params or macs(op) or not is_known(op))
 
 
 def _row(
-    name: str, kind: str, output: Tensor | None, params: dict[str, int], ops: list[Op], stored: bool
+    name: str,
+    kind: str,
+    output: Tensor | None,
+    ops: list[Op],
+    stored: bool,
+    params: int = 0,
+    trainable: int = 0,
+    field: Field | None = None,
 ) -> Row:
     count = output.numel() if output is not None and stored else 0
     return Row(
         name=name,
         kind=kind,
         output_shape=tuple(output.shape[1:]) if output is not None else (),
-        params=sum(params.values()),
+        params=params,
         macs=sum(macs(op) for op in ops),
         activations=count,
         activation_bytes=count * output.element_size() if output is not None else 0,
+        trainable=trainable,
+        operations=sum(operations(op) for op in ops),
+        field=field,
+        unknown=tuple(sorted({op.name for op in ops if not is_known(op)})),
     )
 
 

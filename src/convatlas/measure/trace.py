@@ -10,7 +10,6 @@ The tensors of a trace are its edges: an operation that takes what another gave 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -187,7 +186,19 @@ def to_meta(value: Any) -> Any:
 
 
 _ONE = frozenset(
-    "relu silu sigmoid tanh gelu hardswish hardsigmoid hardtanh leaky_relu elu clamp clamp_min neg abs".split()
+    (
+        "relu",
+        "silu",
+        "sigmoid",
+        "tanh",
+        "gelu",
+        "hardswish",
+        "hardsigmoid",
+        "hardtanh",
+        "leaky_relu",
+        "elu",
+        "clamp",
+    )
 )
 _TWO = frozenset(("add", "sub", "mul", "div"))
 
@@ -310,22 +321,3 @@ def refusals(model: nn.Module, inputs: Sequence[Tensor], place: Callable[[], str
             f"{name} cannot be traced with an image of shape {shapes}; in {place() or name!r}: {said[0].rstrip('.')}"
             f"{f' ({advice})' if advice else ''}."
         ) from error
-
-
-# --- what operations cost -----------------------------------------------------------------------------
-
-_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1, "mv": 0, "addmv": 1, "dot": 0}
-
-
-def macs(op: Op) -> int:
-    """Multiply-adds of one operation: convolutions and matrix products; everything else counts 0.
-
-    A convolution multiplies each output number's window: output size x kernel x input channels of a
-    group; a transposed one does so from the input. A matrix product: output size x inner length.
-    """
-    if op.name in ("convolution", "_convolution"):
-        image, weight, transposed = op.args[0], op.args[1], op.args[6]
-        return (image if transposed else op.output).numel() * math.prod(weight.shape[1:])
-    if op.name in _PRODUCTS:
-        return op.output.numel() * op.args[_PRODUCTS[op.name]].shape[-1]
-    return 0
