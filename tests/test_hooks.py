@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from convatlas.hooks import capture, eval_mode, watched
+from convatlas.hooks import capture, eval_mode, train_mode, watched
 
 
 def hooks_of(model: nn.Module) -> int:
@@ -30,6 +30,17 @@ def test_eval_mode_restores_every_modules_own_mode(model: nn.Sequential) -> None
     assert not any(seen)
     assert [module.training for module in model.modules()] == before
     assert before.count(False) == 1
+
+
+def test_train_mode_restores_every_modules_own_mode(model: nn.Sequential) -> None:
+    seen: list[bool] = []
+    model[0].register_forward_pre_hook(lambda *_: seen.extend(module.training for module in model.modules()))
+    with pytest.raises(RuntimeError, match="channels"), train_mode(model):
+        model(torch.ones(1, 3, 5, 5))
+    assert len(seen) == 6
+    assert all(seen)
+    assert [module.training for module in model.modules()].count(False) == 1
+    assert not model[1].training
 
 
 def test_capture_holds_outputs_and_leaves_no_hook(model: nn.Sequential) -> None:
