@@ -1,7 +1,7 @@
 """Write the tables of the pages from the code: `python docs/tables.py`, or with --check compare only.
 
 A page has its table between `<!-- table: NAME -->` and `<!-- end of table -->`; the prose is by hand. NAME is a family,
-or one of the tables of `audit.md` and `lectures.md`.
+or one of the tables of `audit.md`, `lectures.md` and `lint.md`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from convatlas.audit.lectures import entries, lectures
 from convatlas.audit.slips import Lectures
 from convatlas.layers.blueprint import blueprint
 from convatlas.measure import measure
+from convatlas.measure.lint import lint
+from convatlas.measure.principles import PRINCIPLES
 from convatlas.models import create_model, list_models
 from convatlas.registry import Spec, find
 
@@ -183,7 +185,61 @@ def stated_claims() -> str:
     return marked(("why", "claims", "which"), sorted(rows, key=lambda row: -int(row[1])))
 
 
+# --- lint.md ----------------------------------------------------------------------------------------------
+
+OF_THE_PAPER = (
+    "slim_300k", "slim_600k", "slim_1m", "5m", "8_9m", "t2_8", "t2_10", "t2_13", "t3_10", "t3_6",
+    "t4_10_balanced", "t4_10_wide", "t4_13_balanced", "t4_13_wide", "t6_15_pool", "t6_15_strided",
+    "t6_resnet32_pool", "t6_resnet32_strided",
+)  # fmt: skip
+OF_OTHERS = (
+    "lenet5", "alexnet", "zfnet", "vgg16", "nin_cifar10", "all_cnn_c", "googlenet", "inception_v3", "resnet18",
+    "resnet50", "resnet20_cifar", "densenet121", "squeezenet1_1", "mobilenet_v1", "mobilenet_v2", "efficientnet_b0",
+    "nasnetamobile",
+)  # fmt: skip
+
+
+def linted(names: Sequence[str]) -> str:
+    """A row of verdicts for each network, with the number that decides each."""
+    header = ("network", "expansion", "groups", "no early 1x1", "late halving", "3x3", "balance", "dropout")
+    rows: list[list[str]] = []
+    for name in names:
+        spec = find(name)
+        with blueprint():
+            network = create_model(name)
+        findings = lint(network, (spec.channels, spec.image, spec.image)).findings
+        signs = [{"follows": "+", "breaks": "-", "does not apply": "."}[each.verdict] for each in findings]
+        expansion, groups, correlation, information, performance, balance, dropout = (
+            each.numbers for each in findings
+        )
+        first = correlation["first"]
+        numbers = (
+            f"x{expansion['largest_growth']:.2f}, {expansion['largest_share']:.0%}",
+            f"{groups['share_in_homogeneous_groups']:.0%}",
+            f"{first} of {correlation['convolutions']}" if first else "none",
+            f"{information['earliest_of_even_place']:.2f}, {information['falls_without_a_pool']} strided",
+            f"{performance['share_3x3']:.1%}",
+            f"{balance['first_half']:.0%}",
+            f"{dropout['groups'] - dropout['groups_without']} of {dropout['groups']}",
+        )
+        rows.append(
+            [f"`{name}`", *(f"{sign} ({number})" for sign, number in zip(signs, numbers, strict=True))]
+        )
+    return audit_table.markdown(header, rows)
+
+
+def rules() -> str:
+    """The seven rules, what they rest on, and what of them is our choice."""
+    header = ("principle", "rule", "paper", "our choice")
+    return audit_table.markdown(
+        header, [[each.name, each.rule, each.source, each.ours] for each in PRINCIPLES]
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "lint_rules": rules,
+    "lint_paper": lambda: linted([f"simpnet_{name}" for name in OF_THE_PAPER]),
+    "lint_others": lambda: linted(OF_OTHERS),
     "audit_families": by_family,
     "audit_differences": differences,
     "audit_holding": holding,
@@ -206,7 +262,7 @@ def filled(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    others = [PAGES.parent / name for name in ("audit.md", "lectures.md")]
+    others = [PAGES.parent / name for name in ("audit.md", "lectures.md", "lint.md")]
     pages = [*sorted(PAGES.glob("*.md")), *(page for page in others if page.exists())]
     stale = [page for page in pages if filled(page.read_text()) != page.read_text()]
     for page in stale:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from convatlas import __version__
-from convatlas.cli import audit, bench, console, data, describe, evaluate, predict, train
+from convatlas.cli import audit, bench, console, data, describe, evaluate, lint, predict, train
 from convatlas.cli import list as list_
 from convatlas.errors import ConvAtlasError, Interrupted, ResourceError
 
@@ -35,6 +35,7 @@ VERBS = {
     "describe": describe.describe,
     "audit": audit.audit,
     "bench": bench.bench,
+    "lint": lint.lint,
     "train": train.train,
     "eval": evaluate.evaluate,
     "predict": predict.predict,
