@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from convatlas.cli.list import published
 from convatlas.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from convatlas.cli.target import Target
     from convatlas.measure import Measurement
 
@@ -44,10 +47,16 @@ def describe(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write one offline page with rows that unfold.")
     ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.svg", help="Draw who reads what: blocks, or what --depth says, and arrows."
+        ),
+    ] = None,
 ) -> None:
     """Print a network's layer table: output shapes, parameters, MACs, activations, published figures."""
-    if markdown + as_csv + as_json + (html is not None) > 1:
-        raise UsageError("--markdown, --csv, --json and --html exclude one another; choose one.")
+    if markdown + as_csv + as_json + (html is not None) + (graph is not None) > 1:
+        raise UsageError("--markdown, --csv, --json, --html and --graph exclude one another; choose one.")
     from convatlas.measure import folded, measure, page, table
 
     levels = folded.read_depth(depth)
@@ -60,6 +69,20 @@ def describe(
         input_shape=shapes[0] if shapes else None,
         options=console.settings(options or ()),
     )
+    if graph is not None:
+        from convatlas.files import write_durable
+        from convatlas.measure import diagram
+
+        drawing = diagram.svg(
+            found.model,
+            shapes if len(shapes) > 1 else found.input_shape,
+            diagram.read_depth(depth or "block"),
+            title=found.name,
+        )
+        write_durable(graph, drawing.encode())
+        console.say(f"wrote {graph}")
+        return
+    _arguments(found.model, max(len(shapes), 1))
     whole = measure(found.model, shapes if len(shapes) > 1 else found.input_shape)
     cost = folded.fold(whole, levels, found.model)
     spec = found.spec
@@ -77,8 +100,28 @@ def describe(
     else:
         _show(found, cost, whole)
         return
-    if table.doubts(whole) and not as_json:
-        console.say(table.doubts(whole))
+    if not as_json:
+        for sentence in table.doubts(whole):
+            console.say(sentence)
+
+
+def _arguments(model: nn.Module, given: int) -> None:
+    """Raise `UsageError` if the network needs more arguments than are given."""
+    try:
+        taken = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a forward that Python cannot see into
+        return
+    needed = [
+        each.name
+        for each in taken
+        if each.default is each.empty and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(needed) > given:
+        shapes = " ".join(["--input-shape 3,224,224", *["--input-shape 10"] * (len(needed) - 1)])
+        raise UsageError(
+            f"{type(model).__name__} needs {len(needed)} arguments ({', '.join(needed)}), and {given} is given. "
+            f"Say the shape of each, in that order and without the batch: {shapes}."
+        )
 
 
 def _title(found: Target) -> str:
@@ -96,6 +139,6 @@ def _show(found: Target, cost: Measurement, whole: Measurement) -> None:
     console.show(table.rich_facts(whole, found.spec))
     console.show("")
     console.show(table.rich_table(cost))
-    if table.doubts(whole):
+    for sentence in table.doubts(whole):
         console.show("")
-        console.show(table.doubts(whole))
+        console.show(sentence)

@@ -124,11 +124,7 @@ def _sum(name: str, rows: list[Row], kind: str) -> Row:
     """Sums of the counts; shape and receptive field of what comes out last."""
     last = rows[-1]
     kind = UNUSED if last.kind == UNUSED else kind or f"{len(rows)} rows"
-    sums: dict[str, Any] = {
-        column: sum(getattr(row, column) for row in rows)
-        for column in ("params", "trainable", "macs", "operations", "activations", "activation_bytes")
-        if hasattr(last, column)
-    }
-    if hasattr(last, "unknown"):
-        sums["unknown"] = tuple(dict.fromkeys(word for row in rows for word in getattr(row, "unknown")))  # noqa: B009
+    columns = ("params", "trainable", "macs", "operations", "activations", "activation_bytes")
+    sums: dict[str, Any] = {column: sum(getattr(row, column) for row in rows) for column in columns}
+    sums["unknown"] = tuple(sorted({name for row in rows for name in row.unknown}))
     return replace(last, name=name, kind=kind, **sums)

@@ -44,8 +44,7 @@ def page(
     """
     shown = table.columns(measurement, wide=True)
     name = title or measurement.model
-    doubts = table.doubts(measurement)
-    warned = f'<p class="doubt">{escape(doubts)}</p>' if doubts else ""
+    doubts = "".join(f'<p class="doubt">{escape(sentence)}</p>' for sentence in table.doubts(measurement))
     rows = [_member(member, shown, 0, depth) for member in tree(measurement, model)]
     total = _row([column.of_sums(measurement) for column in shown], shown, 0, "total")
     head = _row([column.title for column in shown], shown, 0, "head")
@@ -64,7 +63,7 @@ def page(
 <main>
 <h1>{escape(name)}</h1>
 <section>{_facts(measurement, spec)}</section>
-{warned}
+{doubts}
 <section style="--numbers: {sum(column.number for column in shown)}">
 <div class="buttons"></div>
 {head}

@@ -71,7 +71,7 @@ class Column:
 
 def _counted(count: int, row: Row, sign: str = "") -> str:
     """A count of operations; "?" where some of them are unknown and the others none."""
-    if _unknown(row):
+    if row.unknown:
         return f">= {count:,}" if count else "?"
     return f"{count:,}" if count else sign
 
@@ -81,7 +81,7 @@ def _activations(row: Row) -> str:
 
 
 def _at_least(count: int, measurement: Measurement) -> str:
-    return f">= {count:,}" if unknown(measurement) else f"{count:,}"
+    return f">= {count:,}" if measurement.unknown else f"{count:,}"
 
 
 COLUMNS = (
@@ -89,35 +89,17 @@ COLUMNS = (
     Column("what", lambda row: row.kind, number=False),
     Column("output", lambda row: shape_text(row.output_shape)),
     Column("parameters", lambda row: _dashed(row.params), lambda cost: f"{cost.params:,}"),
-    Column("frozen", lambda row: _dashed(row.params - _trainable(row)), lambda cost: f"{frozen(cost):,}",
+    Column("frozen", lambda row: _dashed(row.params - row.trainable), lambda cost: f"{frozen(cost):,}",
            wanted=lambda cost: frozen(cost) > 0),
     Column("MACs", lambda row: _counted(row.macs, row), lambda cost: _at_least(cost.macs, cost)),
-    Column("other operations", lambda row: _counted(_operations(row), row),
-           lambda cost: _at_least(operations(cost), cost), wide=True, wanted=lambda cost: operations(cost) > 0),
+    Column("other operations", lambda row: _counted(row.operations, row),
+           lambda cost: _at_least(cost.operations, cost), wide=True, wanted=lambda cost: cost.operations > 0),
     Column("activations", _activations, lambda cost: f"{cost.activations:,}"),
     Column("memory", lambda row: bytes_text(row.activation_bytes) if row.activations else "",
            lambda cost: bytes_text(cost.activation_bytes), wide=True),
-    Column("field", lambda row: _field(row),
-           wanted=lambda cost: any(map(_field, cost.rows))),
+    Column("field", lambda row: str(row.field or ""),
+           wanted=lambda cost: any(row.field for row in cost.rows)),
 )  # fmt: skip
-
-
-# TODAY
-def _trainable(row: Row) -> int:
-    return getattr(row, "trainable", row.params)
-
-
-def _operations(row: Row) -> int:
-    return getattr(row, "operations", 0)
-
-
-def _unknown(row: Row) -> tuple[str, ...]:
-    return getattr(row, "unknown", ())
-
-
-def _field(row: Row) -> str:
-    field = getattr(row, "field", None)
-    return "" if field is None else str(field)
 
 
 def _dashed(count: int) -> str:
@@ -141,32 +123,37 @@ def cells(measurement: Measurement, *, wide: bool = False) -> list[list[str]]:
     return [*rows, [column.of_sums(measurement) for column in shown]]
 
 
-def operations(measurement: Measurement) -> int:
-    """Operations other than multiply-adds."""
-    return sum(map(_operations, measurement.rows))
-
-
 def frozen(measurement: Measurement) -> int:
     """Parameters that training would leave as they are."""
-    return sum(row.params - _trainable(row) for row in measurement.rows)
+    return measurement.params - measurement.trainable
 
 
-def unknown(measurement: Measurement) -> list[str]:
-    """Names of the operations that nobody can count, each once."""
-    return list(dict.fromkeys(name for row in measurement.rows for name in _unknown(row)))
+def doubts(measurement: Measurement) -> list[str]:
+    """Sentences on what is not in the sums, and on receptive fields that are not known or not centred."""
+    said: list[str] = []
+    if measurement.unknown:
+        where = _some([row.name for row in measurement.rows if row.unknown])
+        said.append(
+            f"Not counted, because nothing is known of them: {', '.join(measurement.unknown)}, in {where}. "
+            "The sums are at least what is printed."
+        )
+    lost = {
+        row.field.unknown: row.name for row in reversed(measurement.rows) if row.field and row.field.unknown
+    }
+    if lost:
+        words = " and ".join(f"{name} ({operation})" for operation, name in reversed(lost.items()))
+        said.append(f'"?" as a receptive field: no rule follows it through {words}.')
+    apart = {row.name: row.field.apart for row in measurement.rows if row.field and row.field.apart}
+    if apart:
+        said.append(
+            f"Branches whose units look at different places are joined, {max(apart.values()):g} pixels apart at most, "
+            f"in {_some(list(apart))}: the receptive field holds them all."
+        )
+    return said
 
 
-def doubts(measurement: Measurement) -> str:
-    """A sentence on what is not in the sums, or an empty one."""
-    names = unknown(measurement)
-    if not names:
-        return ""
-    where = [row.name for row in measurement.rows if _unknown(row)]
-    more = f" and {len(where) - 3} more" if len(where) > 3 else ""
-    return (
-        f"Not counted, because nothing is known of them: {', '.join(names)}, in {', '.join(where[:3])}{more}. "
-        "The sums are at least what is printed."
-    )
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str, str, str]]:
@@ -180,11 +167,12 @@ def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str,
         ("MACs", _at_least(measurement.macs, measurement), published and published.macs),
         (
             "other operations",
-            _at_least(operations(measurement), measurement) if operations(measurement) else "",
+            _at_least(measurement.operations, measurement) if measurement.operations else "",
             "",
         ),
         ("activations", f"{measurement.activations:,}", ""),
         ("activation memory", bytes_text(measurement.activation_bytes), ""),
+        ("receptive field", _field_text(measurement), ""),
     ]
     if published is not None:
         test = f" ({published.test})" if published.test else ""
@@ -204,6 +192,15 @@ def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str,
             (f"error ({test})", "", f"{error} %") for test, error in published.other_errors_pct.items()
         ]
     return [(what, ours, paper or "") for what, ours, paper in figures if ours or paper]
+
+
+def _field_text(measurement: Measurement) -> str:
+    """Size and stride of the last map that sees part of the image alone."""
+    field = measurement.field
+    if field is None or field.unknown:
+        return ""
+    strides = list(dict.fromkeys(str(step) for step in field.stride if step is not None))
+    return f"{field}, stride {' x '.join(strides)}"
 
 
 def rich_facts(measurement: Measurement, spec: Spec | None = None) -> Table:
