@@ -13,6 +13,7 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,6 +88,11 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.handlelength": 1.4,
 }
+
+
+def style() -> AbstractContextManager[None]:
+    """The house's look, for figures that are drawn within it."""
+    return mpl.rc_context(_STYLE)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from convatlas.layers.blueprint import blueprint
 from convatlas.measure import diagram
 from convatlas.measure.flow import Depth, flow, grouping, groups, what
 from convatlas.measure.layout import GAP_X, Node, layered
-from convatlas.measure.trace import macs, trace
+from convatlas.measure.operations import macs
+from convatlas.measure.trace import trace
 from convatlas.models import create_model, find
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -188,6 +189,28 @@ def test_a_dense_layer_reads_one_concatenation() -> None:
     assert nodes[joined].note == "96 × 56 × 56"
 
 
+class Two(nn.Module):
+    """Two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.relu(y)
+
+
+def test_several_inputs() -> None:
+    nodes = diagram.boxes(net := Two(), trace(net, [(3, 4, 4), (3, 4, 4)]), "layer")
+    assert reads(nodes) == {
+        "input 1 3 × 4 × 4": [],
+        "input 2 3 × 4 × 4": [],
+        "ReLU": ["input 2 3 × 4 × 4"],
+        "+": ["ReLU", "input 1 3 × 4 × 4"],
+        "output": ["+"],
+    }
+
+
 def test_an_unknown_depth_is_refused() -> None:
     with pytest.raises(UsageError, match="stage, block, layer"):
         diagram.svg(nn.Conv2d(3, 3, 3), (3, 8, 8), "floor")  # type: ignore[arg-type]
@@ -244,7 +267,8 @@ def test_random_graphs_have_no_overlap_and_point_down(data: st.DataObject) -> No
 @pytest.mark.parametrize(
     ("name", "depth"),
     [("vgg16", "block"), ("resnet18", "layer"), ("googlenet", "stage"), ("googlenet", "layer"),
-     ("densenet121", "block"), ("fractalnet21_cifar", "layer"), ("nasnetamobile", "block"), ("efficientnet_b0", "layer")],
+     ("densenet121", "block"), ("fractalnet21_cifar", "layer"), ("nasnetamobile", "block"),
+     ("efficientnet_b0", "layer")],
 )  # fmt: skip
 def test_a_picture_is_whole(name: str, depth: Depth) -> None:
     """Well-formed; boxes keep apart and on the sheet; words fit their boxes; nothing is loaded from anywhere."""

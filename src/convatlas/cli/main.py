@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from convatlas import __version__
-from convatlas.cli import audit, bench, console, data, describe, evaluate, lint, predict, train
+from convatlas.cli import audit, bench, compare, console, data, describe, evaluate, lint, predict, train
 from convatlas.cli import list as list_
 from convatlas.errors import ConvAtlasError, Interrupted, ResourceError
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 VERBS = {
     "list": list_.list_networks,
     "describe": describe.describe,
+    "compare": compare.compare,
     "audit": audit.audit,
     "bench": bench.bench,
     "lint": lint.lint,

@@ -9,25 +9,28 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby
 from re import sub
+from typing import get_args
 
 from torch import nn
 
+from convatlas.errors import UsageError
 from convatlas.measure.drawing import graph, label, sheet
 from convatlas.measure.flow import Box, Depth, flow, grouping, groups, what
 from convatlas.measure.layout import Node, layered
 from convatlas.measure.table import count_text
-from convatlas.measure.trace import Trace, trace
+from convatlas.measure.trace import Inputs, Trace, trace
 
 MARGIN, HEAD = 18.0, 58.0
 WIDE = 40  # letters of a line
 
 
-def svg(model: nn.Module, input_shape: tuple[int, ...], depth: Depth = "block", *, title: str = "") -> str:
+def svg(model: nn.Module, input_shape: Inputs, depth: Depth = "block", *, title: str = "") -> str:
     """The network's graph for one image of `input_shape` (C, H, W), as the text of an SVG file.
 
-    Nothing is computed. Raises `UsageError` for an unknown depth, or if the network does not take such an image.
+    A network with several inputs takes a list of shapes. Nothing is computed. Raises `UsageError` for an unknown depth,
+    or if the network does not take such an image.
     """
-    traced = trace(model, input_shape)
+    depth, traced = read_depth(depth), trace(model, input_shape)
     layout = layered(boxes(model, traced, depth))
     name = title or type(model).__name__
     used, unused = sum(sum(call.params.values()) for call in traced.calls), sum(traced.unused.values())
@@ -41,14 +44,25 @@ def svg(model: nn.Module, input_shape: tuple[int, ...], depth: Depth = "block", 
     return sheet(f"{name}: its {depth}s and what each reads", body, width, HEAD + layout.height + MARGIN)
 
 
+def read_depth(text: str) -> Depth:
+    """What `--depth` says to a drawing. Raises `UsageError`."""
+    for depth in get_args(Depth):
+        if depth == text:
+            return depth
+    raise UsageError(f"--depth {text!r}: a drawing shows one of {', '.join(get_args(Depth))}.")
+
+
 def boxes(model: nn.Module, traced: Trace, depth: Depth = "block") -> list[Node]:
     """The boxes of `svg` without places: the image, the layers, blocks or stages, and the output."""
     chosen = groups(model, traced, depth)
     found = flow(traced, grouping(chosen))
-    nodes = [Node([f"image {shape_text(found[0].shape)}"], "other", [])]
-    nodes += [
-        _node(model, box, [path for path, name in chosen.items() if name == box.name]) for box in found[1:]
+    several = len(traced.inputs)
+    nodes = [
+        Node([f"{f'input {number}' if several > 1 else 'image'} {shape_text(box.shape)}"], "other", [])
+        for number, box in enumerate(found[:several], start=1)
     ]
+    paths = {name: [path for path, box in chosen.items() if box == name] for name in chosen.values()}
+    nodes += [_node(model, box, paths.get(box.name, [])) for box in found[several:]]
     used = {source for node in nodes for source in node.inputs}
     ends = [number for number in range(len(nodes)) if number not in used]
     nodes.append(Node(["output"], "other", ends))

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 
-from convatlas.errors import UsageError
 from convatlas.measure.cost import kind
-from convatlas.measure.trace import Call, Trace, macs
+from convatlas.measure.operations import macs
+from convatlas.measure.trace import Call, Trace
 
 Depth = Literal["stage", "block", "layer"]
 SIGNS = {"add": "+", "add_": "+", "mul": "×", "mul_": "×", "sub": "−", "sub_": "−", "cat": "concat"}
@@ -55,14 +55,14 @@ class Box:
 
 
 def flow(traced: Trace, group: Callable[[str], str | None]) -> list[Box]:
-    """The boxes of a trace in call order, the image first; each after those that it reads.
+    """The boxes of a trace in call order, its inputs first; each after those that it reads.
 
     `group` gives the box that a module's path belongs to, or None: then each of its calls is a box, and what
     changes no number, such as dropout in evaluation, is left out. Calls of one module that follow each other
     directly are one box.
     """
-    boxes = [Box("", [], [], tuple(traced.image.shape[1:]))]
-    maker: dict[int, int] = {id(traced.image): 0}
+    boxes = [Box("", [], [], tuple(tensor.shape[1:])) for tensor in traced.inputs]
+    maker = {id(tensor): number for number, tensor in enumerate(traced.inputs)}
 
     def sources(tensors: Iterable[Tensor]) -> list[int]:
         found = [_made(tensor, maker) for tensor in tensors]
@@ -145,12 +145,7 @@ def _shared_prefixes(boxes: list[Box]) -> list[Box]:
 
 
 def groups(model: nn.Module, traced: Trace, depth: Depth) -> dict[str, str]:
-    """The modules that are one box each at this depth, by path, and the name of the box (their own, or a stage's).
-
-    Raises `UsageError` for a depth that there is not.
-    """
-    if depth not in get_args(Depth):
-        raise UsageError(f"--depth {depth!r}: one of {', '.join(get_args(Depth))} is expected.")
+    """The modules that are one box each at this depth, by path, and the name of the box (their own, or a stage's)."""
     if depth == "layer":
         return {}
     called = {call.name for call in traced.calls if call.module is not None}
