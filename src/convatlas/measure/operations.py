@@ -90,7 +90,8 @@ ELEMENTWISE = frozenset(
 
 _PER_OUTPUT = {
     "native_batch_norm": 2, "_native_batch_norm_legit_no_training": 2, "cudnn_batch_norm": 2,
-    "native_layer_norm": 7, "native_group_norm": 7, "_softmax": 5, "_log_softmax": 5, "cumsum": 1, "cumprod": 1,
+    "native_layer_norm": 7, "native_group_norm": 7, "_softmax": 5, "_safe_softmax": 5, "_log_softmax": 5,
+    "cumsum": 1, "cumprod": 1,
 }  # fmt: skip
 
 _PER_INPUT = frozenset(
@@ -107,5 +108,6 @@ _FREE = frozenset(
      "randn_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided", "fill", "fill_", "zero_",
      "masked_fill", "masked_fill_", "where", "tril", "triu", "bernoulli_", "bernoulli", "uniform_", "normal_",
      "native_dropout", "lift_fresh", "detach", "alias", "resize_", "im2col", "col2im", "unfold", "as_strided",
+     "as_strided_", "index_copy", "index_copy_",
      "item", "_local_scalar_dense", "split", "split_with_sizes", "chunk", "unbind", "unsafe_split", "repeat_interleave")
 )  # fmt: skip
