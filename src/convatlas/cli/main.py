@@ -15,7 +15,19 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from convatlas import __version__
-from convatlas.cli import audit, bench, compare, console, data, describe, evaluate, lint, predict, train
+from convatlas.cli import (
+    audit,
+    bench,
+    compare,
+    console,
+    data,
+    describe,
+    evaluate,
+    lint,
+    predict,
+    recommend,
+    train,
+)
 from convatlas.cli import list as list_
 from convatlas.errors import ConvAtlasError, Interrupted, ResourceError
 
@@ -37,6 +49,7 @@ VERBS = {
     "audit": audit.audit,
     "bench": bench.bench,
     "lint": lint.lint,
+    "recommend": recommend.recommend,
     "train": train.train,
     "eval": evaluate.evaluate,
     "predict": predict.predict,

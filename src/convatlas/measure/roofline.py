@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from convatlas.errors import UsageError, did_you_mean
 from convatlas.measure.cost import Row, kind
 from convatlas.measure.roof import Roof
-from convatlas.measure.trace import Call, Inputs, Op, Trace, macs, trace
+from convatlas.measure.operations import macs
+from convatlas.measure.trace import Call, Inputs, Op, Trace, trace
 
 ITEM_BYTES = {"fp32": 4, "bf16": 2}
 BACKWARD = (

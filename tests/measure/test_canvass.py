@@ -1,0 +1,87 @@
+"""Every network counted for a use: against `measure`, and nobody forgotten."""
+
+from __future__ import annotations
+
+import pytest
+
+from convatlas.layers.blueprint import blueprint
+from convatlas.measure import canvass as module
+from convatlas.measure import measure
+from convatlas.measure.canvass import FAR, Use, canvass
+from convatlas.models import create_model, find, list_models
+
+SOME = (
+    "alexnet", "resnet18", "resnet20_cifar", "vgg16", "mobilenet_v1", "mobilenet_v1_r128", "mobilenet_v1_r192",
+    "efficientnet_b0", "efficientnet_b0_r2", "efficientnet_b3", "efficientnet_b0_compound", "inception_v3", "googlenet",
+    "squeezenet1_1", "lenet5",
+)  # fmt: skip
+
+
+@pytest.fixture
+def _some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "specs", lambda: [find(name) for name in (*SOME, "densenet121")])
+
+
+@pytest.mark.usefixtures("_some")
+def test_counts_are_those_of_measure() -> None:
+    found = canvass(Use(side=96, classes=37), "imagenet")
+    names = {each.name for each in found.candidates}
+    assert {"resnet18", "vgg16", "googlenet", "squeezenet1_1", "densenet121"} <= names
+    for each in found.candidates:
+        with blueprint():
+            network = create_model(each.name, 37)
+        cost = measure(network, (3, 96, 96))
+        assert each.macs == cost.macs
+        assert each.params == cost.params - cost.unused_params  # googlenet's auxiliary heads are left out
+        assert each.memory_bytes >= 4 * each.params
+
+
+@pytest.mark.usefixtures("_some")
+def test_names_of_one_network_are_one_candidate() -> None:
+    same = {each.name: each.same for each in canvass(Use(side=96), "imagenet").candidates if each.same}
+    assert same == {
+        "mobilenet_v1": ("mobilenet_v1_r128", "mobilenet_v1_r192"),  # 224 pixels is nearest to most figures
+        "efficientnet_b0": ("efficientnet_b0_r2",),
+        "efficientnet_b3": ("efficientnet_b0_compound",),  # it has official weights
+    }
+
+
+@pytest.mark.usefixtures("_some")
+def test_reasons_are_kept() -> None:
+    found = canvass(Use(side=96, classes=10), "imagenet", max_params=5_000_000)
+    assert found.without_evidence == ("resnet20_cifar", "lenet5")
+    assert found.too_small_an_image == ("inception_v3",)
+    assert found.far == ("alexnet", "vgg16")
+    for each in found.candidates:
+        assert each.params <= FAR * 5_000_000
+    assert found.total == len(SOME) + 1
+    small = canvass(Use(side=32, classes=10), "cifar10")
+    assert [each.name for each in small.candidates] == ["resnet20_cifar"]
+
+
+@pytest.mark.usefixtures("_some")
+def test_official_weights_are_marked() -> None:
+    weights = {each.name: each.weights for each in canvass(Use(side=96), "imagenet").candidates}
+    assert weights["resnet18"] == ("torchvision", "timm")
+    assert weights["mobilenet_v1"] == ("timm",)
+    assert weights["googlenet"] == ("torchvision",)
+
+
+@pytest.mark.usefixtures("_some")
+def test_more_images_and_training_need_more_memory() -> None:
+    def memory(**wish: int | bool) -> dict[str, int]:
+        found = canvass(Use(side=96, classes=10, **wish), "imagenet")  # type: ignore[arg-type]
+        return {each.name: each.memory_bytes for each in found.candidates}
+
+    one, eight, step = memory(), memory(batch=8), memory(batch=8, train=True)
+    for name, bytes_ in one.items():
+        assert bytes_ < eight[name] < step[name]
+        assert eight[name] < 8 * bytes_  # the weights are there once
+
+
+def test_the_whole_canon_is_accounted_for() -> None:
+    found = canvass(Use(side=128, classes=37), "imagenet", max_params=5_000_000)
+    names = [each for candidate in found.candidates for each in (candidate.name, *candidate.same)]
+    names += [*found.without_evidence, *found.too_small_an_image, *found.far]
+    assert sorted(names) == sorted(list_models(task="classification"))
+    assert found.total == len(names)
