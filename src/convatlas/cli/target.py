@@ -72,7 +72,7 @@ def resolve(
 
     if text in list_models():
         return _canon(text, wish)
-    if Path(text).is_dir():
+    if text and Path(text).is_dir():
         return _run(text, wish)
     raise UsageError(_unknown(text))
 

@@ -85,13 +85,15 @@ def takes(make: Callable[..., Any], keyword: str) -> bool:
 def _imported(path: Path) -> ModuleType:
     """The file as a module, under a name that nothing else has."""
     name = f"{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    from convatlas.randomness import preserved
+
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} cannot be imported as Python.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     try:
-        with _told_by_line(path, str(path)), _beside(path):
+        with preserved(), _told_by_line(path, str(path)), _beside(path):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]

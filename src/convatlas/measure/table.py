@@ -137,12 +137,12 @@ def doubts(measurement: Measurement) -> list[str]:
             f"Not counted, because nothing is known of them: {', '.join(measurement.unknown)}, in {where}. "
             "The sums are at least what is printed."
         )
-    lost = {
-        row.field.unknown: row.name for row in reversed(measurement.rows) if row.field and row.field.unknown
-    }
-    if lost:
-        words = " and ".join(f"{name} ({operation})" for operation, name in reversed(lost.items()))
-        said.append(f'"?" as a receptive field: no rule follows it through {words}.')
+    lost = next((row for row in measurement.rows if row.field and row.field.unknown), None)
+    if lost is not None and lost.field is not None:
+        said.append(
+            f'"?" as a receptive field: no rule follows it through "{lost.field.unknown}" in '
+            f"{lost.name.partition(' (')[0]}, nor through what comes after."
+        )
     apart = {row.name: row.field.apart for row in measurement.rows if row.field and row.field.apart}
     if apart:
         said.append(
