@@ -87,3 +87,27 @@ def test_a_damaged_file_is_said(capsys: pytest.CaptureFixture[str], cache: Path)
     capsys.readouterr()
     assert run("bench", "lenet5", "--seconds", "0.1") == 4
     assert "convatlas bench --roofline" in capsys.readouterr().err
+
+
+def test_what_bounds_each_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["bench", "resnet20_cifar", "--rows"], ["describe", "resnet20_cifar", "--roofline"]):
+        assert run(*command) == 2
+        assert "convatlas bench --roofline" in capsys.readouterr().err
+    assert run("bench", "--roofline", "--seconds", "0.3") == 0
+    capsys.readouterr()
+    assert run("describe", "resnet20_cifar", "--roofline") == 0
+    described = capsys.readouterr().out
+    assert run("bench", "resnet20_cifar", "--rows") == 0
+    assert described.splitlines()[1:] == capsys.readouterr().out.splitlines()
+    assert "A forward pass of 1 image takes at least" in described
+    assert run("describe", "resnet20_cifar", "--roofline", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert sum(row["macs"] for row in told["roofline"]["rows"]) == told["macs"]
+    assert (
+        run("bench", "resnet20_cifar", "--rows", "--batch", "64", "--train", "--dtype", "bf16", "--json") == 0
+    )
+    step = json.loads(capsys.readouterr().out)
+    assert sum(row["macs"] for row in step["rows"]) == 64 * told["macs"]
+    assert step["seconds"] == pytest.approx(sum(row["seconds"] for row in step["rows"]))
+    assert run("bench", "--rows") == 2
+    assert run("describe", "lenet5", "--roofline", "--markdown") == 2

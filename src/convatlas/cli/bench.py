@@ -43,6 +43,9 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="With --roofline: write the JSON to this file too.", dir_okay=False)
     ] = None,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Print what bounds each layer, and time nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with exact numbers.")] = False,
 ) -> None:
     """Time a network, beside what the machine could do; `--roofline` measures the machine, once."""
@@ -50,15 +53,22 @@ def bench(
         raise UsageError("say what to time: a network, or the machine itself with --roofline.")
     if name is not None and (roofline or out is not None):
         raise UsageError("--roofline and --out measure the machine, and take no network.")
+    if name is None and rows:
+        raise UsageError("--rows is for a network: convatlas bench NAME --rows.")
     from convatlas.measure.timing import threads_set
 
     with threads_set(threads):
         if name is None:
             _machine(seconds, out, as_json=as_json)
         else:
-            found = target.resolve(name, image_size=image_size, channels=channels, classes=classes, real=True)
+            found = target.resolve(
+                name, image_size=image_size, channels=channels, classes=classes, real=not rows
+            )
             setting = Setting(batch, train, dtype, channels_last)
-            _network(found, setting, SECONDS if seconds is None else seconds, as_json=as_json)
+            if rows:
+                _bounds(found, setting, as_json=as_json)
+            else:
+                _network(found, setting, SECONDS if seconds is None else seconds, as_json=as_json)
 
 
 # --- the machine ----------------------------------------------------------------------------------------
@@ -119,7 +129,6 @@ class Setting:
 
 def _network(found: target.Target, setting: Setting, seconds: float, *, as_json: bool) -> None:
     from convatlas.measure.roof import kept_roof
-    from convatlas.measure.roofline import roofline
     from convatlas.measure.timing import latency
 
     unknown, bound = "", None
@@ -128,14 +137,7 @@ def _network(found: target.Target, setting: Setting, seconds: float, *, as_json:
     except UsageError as error:
         unknown = str(error)
     else:
-        bound = roofline(
-            found.model,
-            roof,
-            found.input_shape,
-            batch=setting.batch,
-            dtype=setting.dtype,
-            train=setting.train,
-        )
+        bound = _bound(found, setting, roof)
     timing = latency(found.model, found.input_shape, **asdict(setting), seconds=seconds)
     if as_json:
         console.write_json(_told(found, setting, timing, bound))
@@ -147,6 +149,34 @@ def _network(found: target.Target, setting: Setting, seconds: float, *, as_json:
         console.show(console.table(("figure", "value", "remark"), _cells(timing, setting.batch, bound)))
     if unknown:
         console.say(f"no roofline: {unknown}")
+
+
+def _bound(found: target.Target, setting: Setting, roof: Roof) -> Roofline:
+    from convatlas.measure.roofline import roofline
+
+    return roofline(
+        found.model,
+        roof,
+        found.input_shape,
+        batch=setting.batch,
+        dtype=setting.dtype,
+        train=setting.train,
+    )
+
+
+def _bounds(found: target.Target, setting: Setting, *, as_json: bool) -> None:
+    """The table of what bounds each layer."""
+    from convatlas.measure import roofline_table
+    from convatlas.measure.roof import kept_roof
+
+    line = _bound(found, setting, kept_roof())
+    if as_json:
+        console.write_json({"name": found.name, "input_shape": list(found.input_shape), **line.to_json()})
+        return
+    console.show(console.table(roofline_table.HEADER, roofline_table.cells(line)))
+    console.show("")
+    for sentence in roofline_table.sentences(line):
+        console.show(sentence)
 
 
 def _cells(timing: Timing, batch: int, bound: Roofline | None) -> list[tuple[object, ...]]:

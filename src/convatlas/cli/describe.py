@@ -15,7 +15,7 @@ from convatlas.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from convatlas.cli.target import Target
+    from convatlas.cli.target import Shape, Target
     from convatlas.measure import Measurement
 
 
@@ -41,6 +41,13 @@ def describe(
         str | None,
         typer.Option(metavar="stage|block|layer|N", help="Sum what lies deeper.  [default: layer]"),
     ] = None,
+    roofline: Annotated[
+        bool,
+        typer.Option(
+            "--roofline",
+            help="Print what bounds each layer on this machine, arithmetic or memory, after `bench --roofline`.",
+        ),
+    ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV with exact numbers.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with exact numbers.")] = False,
@@ -57,6 +64,10 @@ def describe(
     """Print a network's layer table: output shapes, parameters, MACs, activations, published figures."""
     if markdown + as_csv + as_json + (html is not None) + (graph is not None) > 1:
         raise UsageError("--markdown, --csv, --json, --html and --graph exclude one another; choose one.")
+    if roofline and (markdown or as_csv or html is not None or graph is not None or depth is not None):
+        raise UsageError(
+            "--roofline is a table of layers for the terminal, or with --json; leave the rest out."
+        )
     from convatlas.measure import folded, measure, page, table
 
     levels = folded.read_depth(depth)
@@ -86,7 +97,9 @@ def describe(
     whole = measure(found.model, shapes if len(shapes) > 1 else found.input_shape)
     cost = folded.fold(whole, levels, found.model)
     spec = found.spec
-    if as_json:
+    if roofline:
+        _show_roofline(found, shapes, whole, as_json=as_json)
+    elif as_json:
         console.write_json(
             {"name": found.name, "published": published(spec) if spec else {}, **cost.to_json()}
         )
@@ -122,6 +135,23 @@ def _arguments(model: nn.Module, given: int) -> None:
             f"{type(model).__name__} needs {len(needed)} arguments ({', '.join(needed)}), and {given} is given. "
             f"Say the shape of each, in that order and without the batch: {shapes}."
         )
+
+
+def _show_roofline(found: Target, shapes: list[Shape], whole: Measurement, *, as_json: bool) -> None:
+    """What bounds each layer for one image in fp32; JSON holds the measurement too."""
+    from convatlas.measure import roofline_table
+    from convatlas.measure.roof import kept_roof
+    from convatlas.measure.roofline import roofline
+
+    line = roofline(found.model, kept_roof(), shapes if len(shapes) > 1 else found.input_shape)
+    if as_json:
+        console.write_json({"name": found.name, **whole.to_json(), "roofline": line.to_json()})
+        return
+    console.show(_title(found))
+    console.show(console.table(roofline_table.HEADER, roofline_table.cells(line)))
+    console.show("")
+    for sentence in roofline_table.sentences(line):
+        console.show(sentence)
 
 
 def _title(found: Target) -> str:
