@@ -29,7 +29,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.test
+bench: $(VENV)/.bench
 	for file in benchmarks/*.py; do $(BIN)/python "$$file" || exit 1; done
 
 docs: $(VENV)/.docs
