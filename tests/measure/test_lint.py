@@ -95,6 +95,12 @@ def test_early_1x1_of_table_8() -> None:
     assert planned(early.replace("x1", "")) == set()
 
 
+def test_late_1x1_of_table_4_preserves() -> None:
+    finding = canon("simpnet_t4_13_balanced").findings[2]
+    assert finding.verdict == "follows"
+    assert (finding.numbers["pointwise"], finding.numbers["first"]) == (2, 12)
+
+
 def test_kernels_of_table_7() -> None:
     """The 8 layers of table II with larger kernels."""
 
