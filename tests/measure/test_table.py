@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import io
 import json
@@ -66,6 +67,74 @@ def test_facts_put_the_paper_beside_the_code(vgg16: Measurement) -> None:
     assert spec.published.params_by_layer
     for layer, printed in spec.published.params_by_layer.items():
         assert facts[f"parameters of {layer}"] == (printed, printed)
+
+
+def unknown() -> Measurement:
+    return Measurement(
+        "M",
+        (3, 8, 8),
+        (
+            Row("input", "image", (3, 8, 8), 0, 0, 192, 768),
+            Row("conv", "conv 1x1, 4", (4, 8, 8), 16, 768, 256, 1024, trainable=16),
+            Row("mixed", "Mixed", (4, 8, 8), 0, 10, 256, 1024, operations=5, unknown=("solve", "fft")),
+            Row("fft", "FFT", (4, 8, 8), 0, 0, 256, 1024, unknown=("fft",)),
+        ),
+    )
+
+
+def test_what_is_not_known_is_never_zero() -> None:
+    cost = unknown()
+    column = table.header(cost).index("MACs")
+    assert [line[column] for line in table.cells(cost)] == ["", "768", ">= 10", "?", ">= 778"]
+    facts = {what: ours for what, ours, _ in table.facts(cost)}
+    assert (facts["MACs"], facts["other operations"]) == (">= 778", ">= 5")
+    (sentence,) = table.doubts(cost)
+    assert "fft, solve, in mixed, fft." in sentence
+    assert "at least" in sentence
+    assert table.doubts(measure(nn.Conv2d(1, 1, 1), (1, 4, 4))) == []
+
+
+def test_frozen_parameters_have_a_column_where_there_are_any() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1))
+    assert "frozen" not in table.header(measure(network, (3, 8, 8)))
+    network[0].requires_grad_(False)
+    cost = measure(network, (3, 8, 8))
+    column = table.header(cost).index("frozen")
+    assert [line[column] for line in table.cells(cost)] == ["", "16", "", "16"]
+    assert ("frozen parameters", "16", "") in table.facts(cost)
+
+
+def test_lost_and_misaligned_receptive_fields_are_said() -> None:
+    class Attention(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            rows = image.flatten(2)
+            return (rows @ rows.transpose(1, 2) @ rows).reshape(image.shape)
+
+    cost = measure(nn.Sequential(nn.Conv2d(3, 4, 3), Attention()), (3, 8, 8))
+    (sentence,) = table.doubts(cost)
+    assert sentence.startswith('"?" as a receptive field')
+    assert sentence.endswith("in 1, nor through what comes after.")
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 5, padding=2)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.left(image) + self.right(image)[..., :-2, :-2]
+
+    (sentence,) = table.doubts(measure(Shifted(), (3, 16, 16)))
+    assert "up to 1 px apart, in (add)" in sentence
+
+
+def test_csv_has_exact_numbers() -> None:
+    lines = list(csv.DictReader(io.StringIO(table.to_csv(unknown()))))
+    assert [line["name"] for line in lines] == ["input", "conv", "mixed", "fft"]
+    assert lines[1]["output_shape"] == "4x8x8"
+    assert lines[1]["kind"] == "conv 1x1, 4"
+    assert (lines[1]["params"], lines[1]["macs"]) == ("16", "768")
+    assert lines[2]["unknown"] == "solve fft"
+    assert lines[0]["field"] == ""
 
 
 def test_names_are_data_in_every_style() -> None:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from html import escape
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -146,7 +147,7 @@ def doubts(measurement: Measurement) -> list[str]:
     apart = {row.name: row.field.apart for row in measurement.rows if row.field and row.field.apart}
     if apart:
         said.append(
-            f"Branches whose units look at different places are joined, {max(apart.values()):g} pixels apart at most, "
+            f"Branches whose units look at different places are joined, up to {max(apart.values()):g} px apart, "
             f"in {_some(list(apart))}: the receptive field holds them all."
         )
     return said
@@ -277,14 +278,14 @@ def to_csv(measurement: Measurement) -> str:
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(names)
     for row in measurement.rows:
-        writer.writerow([_plain(getattr(row, name)) for name in names])
+        writer.writerow([_plain(name, getattr(row, name)) for name in names])
     return written.getvalue()
 
 
-def _plain(value: object) -> object:
+def _plain(name: str, value: Any) -> object:
     """What a cell of a CSV file can hold: (64, 112, 112) is "64x112x112"."""
     if isinstance(value, tuple):
-        return "x".join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]
+        return (" " if name == "unknown" else "x").join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]
     return "" if value is None else value if isinstance(value, (int, float)) else str(value)
 
 
