@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from convatlas.errors import UsageError
 from convatlas.layers.init import initialise
-from convatlas.measure.gradients import LIMIT, STEP, Gradients, gradients, gradients_over, judge
+from convatlas.measure.gradients import Gradients, gradients, gradients_over
+from convatlas.measure.verdict import LIMIT, STEP, judge
 from convatlas.models import create_model
 from measure.borrowed import given_back
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convatlas.errors import UsageError
@@ -68,6 +70,11 @@ class Activation:
     dead_channels: float | None
     saturated: float | None
 
+    @property
+    def is_weight_layer(self) -> bool:
+        """Whether it is the output of a layer, and not of an activation function."""
+        return self.kind not in ACTIVATIONS.values()
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         numbers = {key: getattr(self, key) for key in ("mean", "std", "low", "high")}
@@ -84,12 +91,17 @@ class Activation:
 
 
 def activations(
-    model: nn.Module, images: Tensor, *, batch_size: int = 64, bins: int = 32
+    model: nn.Module,
+    images: Tensor,
+    *,
+    batch_size: int = 64,
+    bins: int = 32,
+    state: Mapping[str, Tensor] | None = None,
 ) -> tuple[Activation, ...]:
     """Statistics of every weight layer and activation function over images (N, C, H, W), in evaluation mode.
 
-    The images go through twice, `batch_size` at a time: for the ranges, then for the histograms. The network is
-    given back as it was.
+    The images go through twice, `batch_size` at a time: for the ranges, then for the histograms. With a `state`
+    those weights are looked at instead of the network's own. The network is given back as it was.
 
     Raises:
         UsageError: there are no images, they do not go through, or the network is on the meta device.
@@ -110,16 +122,18 @@ def activations(
     tallies: dict[str, _Tally] = {}
     for counting in (False, True):
         for batch in images.split(batch_size):
-            _pass(model, batch, tallies, bins if counting else 0)
+            _pass(model, batch, state or {}, tallies, bins if counting else 0)
     return tuple(tally.finish() for tally in tallies.values())
 
 
-def _pass(model: nn.Module, batch: Tensor, tallies: dict[str, _Tally], bins: int) -> None:
+def _pass(
+    model: nn.Module, batch: Tensor, state: Mapping[str, Tensor], tallies: dict[str, _Tally], bins: int
+) -> None:
     observer = _Observer(tallies, bins)
     with preserved(), eval_mode(model), torch.no_grad():
         try:
             with watched(model, observer.enter, observer.leave), observer:
-                model(batch)
+                functional_call(model, dict(state), (batch,))
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
             place = observer.open[-1] if observer.open else ""
             raise UsageError(

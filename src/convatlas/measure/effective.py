@@ -28,12 +28,15 @@ from torch import Tensor, nn
 
 from convatlas.errors import UsageError, did_you_mean
 from convatlas.hooks import eval_mode, watched
+from convatlas.measure.cost import measure
 from convatlas.measure.trace import trace
 from convatlas.models.classifier import Classifier
 from convatlas.randomness import preserved
 
 TWO_SIGMA = 0.9545
 Array = NDArray[np.float64]
+Box = tuple[tuple[float, float], tuple[float, float]]
+"""First and last row, first and last column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,25 @@ def last_map(model: nn.Module, shape: tuple[int, ...]) -> str:
     raise UsageError(
         f"no layer of {type(model).__name__} gives a map of more than one position for images of shape {shape}."
     )
+
+
+def theoretical_box(
+    model: nn.Module, shape: tuple[int, ...], layer: str, unit: tuple[int, int]
+) -> Box | None:
+    """The pixels that a unit can see by the arithmetic of receptive fields, which may lie beyond the image.
+
+    All of the image along an axis that is mixed as a whole. None where an operation is not known.
+    """
+    rows = [row for row in measure(model, shape).rows if f"{row.name}.".startswith(f"{layer}.")]
+    found = next((row.field for row in reversed(rows) if row.field is not None), None)
+    if found is None or found.unknown or len(found.spans) != 2:
+        return None
+    whole = [(0.0, side - 1.0) for side in shape[1:]]
+    ends = [
+        span.of(place) if span else all_of_it
+        for span, place, all_of_it in zip(found.spans, unit, whole, strict=True)
+    ]
+    return ends[0], ends[1]
 
 
 class _Reached(Exception):  # noqa: N818

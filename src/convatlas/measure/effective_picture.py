@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from convatlas.measure.effective import EffectiveField
+from convatlas.measure.effective import Box, EffectiveField
 from convatlas.plots import COLOURS
 
 Pixels = NDArray[np.uint8]
-Box = tuple[tuple[float, float], tuple[float, float]]
 
 SIDE = 520  # px, of the longer side of what is shown
 FINE = 3  # times larger while it is drawn: smooth lines
-MARGIN = 0.75  # of the image's longer side, on each side: a box that reaches further is cut off
+MARGIN = 1.0  # of the image's longer side, on each side: a box that reaches further is told, not drawn
 TEXT = 15  # px
 HEAT, LINE, BACK = COLOURS["series-2"], COLOURS["series-1"], "#f4f6f8"
 
@@ -58,7 +57,7 @@ def picture(
     pen.line(outline, fill="white", width=5 * FINE, joint="curve")
     pen.line(outline, fill=HEAT, width=3 * FINE, joint="curve")
     canvas = canvas.resize((canvas.width // FINE, canvas.height // FINE), Image.Resampling.LANCZOS)
-    return _with_legend(canvas, field, box, title)
+    return _with_legend(canvas, field, box, title, margin)
 
 
 _CORNERS = (
@@ -70,11 +69,12 @@ _CORNERS = (
 
 
 def _margin(box: Box | None, size: tuple[int, int]) -> int:
-    """Pixels around the image that the box needs, within reason."""
+    """Pixels around the image that the box needs; none where it would need too many."""
     if box is None:
         return 0
     beyond = max(max(-low, high - side + 1) for (low, high), side in zip(box, size, strict=True))
-    return max(0, min(math.ceil(beyond) + 2, int(MARGIN * max(size)))) if beyond > 0 else 0
+    needed = max(0, math.ceil(beyond)) + 2 if beyond > 0 else 0
+    return needed if needed <= MARGIN * max(size) else 0
 
 
 def _ground(field: EffectiveField, image: Pixels | None) -> Pixels:
@@ -102,19 +102,20 @@ def _dashed(pen: ImageDraw.ImageDraw, corners: Sequence[tuple[float, float]]) ->
             start += dash + gap
 
 
-def _with_legend(canvas: Image.Image, field: EffectiveField, box: Box | None, title: str) -> Pixels:
+def _with_legend(
+    canvas: Image.Image, field: EffectiveField, box: Box | None, title: str, margin: int
+) -> Pixels:
     """The picture with what it shows in words below, each beside its colour."""
     (sy, sx), quality = field.fit.sigma, field.fit.quality
     lines: list[tuple[str | None, str]] = [(None, title)] if title else []
     if box is not None:
         sides = [round(high - low + 1) for low, high in box]
-        lines.append((LINE, f"theoretical: {sides[0]} x {sides[1]} px"))
+        held = all(side <= shown for side, shown in zip(sides, field.map.shape, strict=True))
+        beyond = "" if held or margin else ", beyond the picture"
+        lines.append((LINE, f"theoretical: {sides[0]} x {sides[1]} px{beyond}"))
     lines += [
-        (
-            HEAT,
-            f"effective: Gaussian of sigma {sy:.1f} x {sx:.1f} px, explains {quality:.0%} of the map; two sigma are drawn",
-        ),
-        (None, f"{field.size():.0f} px above 4.55 % of the largest; 95.45 % within {field.side_of()} px"),
+        (HEAT, f"effective: sigma {sy:.1f} x {sx:.1f} px; the ellipse is two of them"),
+        (None, f"a Gaussian explains {quality:.0%}; {field.size():.0f} px are above 4.55 % of the largest"),
     ]
     font = ImageFont.load_default(TEXT)
     step, edge = round(1.5 * TEXT), TEXT
