@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from test_main import run
 
+import convatlas
 from convatlas.cli.recommend import memory_size
 from convatlas.errors import UsageError
 from convatlas.measure import canvass
@@ -128,3 +130,35 @@ def test_sizes() -> None:
     for text in ("", "GB", "2X", "-1GB", "1e9", "1..5G"):
         with pytest.raises(UsageError, match="is not a size"):
             memory_size(text)
+
+
+def test_own_runs_come_first(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canvass, "specs", lambda: [find(name) for name in (*SOME, "densenet121")])
+    for name in ("a", "b"):
+        convatlas.train("digits", model="lenet5", epochs=1, out=tmp_path / "runs" / name, seed=ord(name))
+    evaluations = [
+        json.loads((tmp_path / "runs" / name / "evaluation" / "val.json").read_text()) for name in ("a", "b")
+    ]
+    use = ("recommend", "--image", "32", "--channels", "1", "--max-params", "5M", "--seconds", "2")
+    command = (*use, "--runs", str(tmp_path / "runs"))
+    assert run(*command, "--json") == 0
+    first, *rest = json.loads(capsys.readouterr().out)["ranked"]
+    assert first["name"] == "lenet5"
+    assert first["error_pct"] == pytest.approx(50 * (2 - evaluations[0]["top1"] - evaluations[1]["top1"]))
+    known = first["evidence"]
+    assert (known["kind"], known["source"], known["image"]) == ("own", "run", 32)
+    assert known["test"] == "val of your images, mean of 2 runs"
+    assert [each["name"] for each in rest] == ["resnet20_cifar"]
+    assert rest[0]["dominated_by"] is None, "errors of other images are not compared"
+    samples = tmp_path / "runs" / "b" / "samples.csv"
+    samples.write_text("".join(samples.read_text().splitlines(keepends=True)[:-1]))  # an image less
+    assert run(*command) == 3
+    assert "2 different sets of images (a and b, for example)" in capsys.readouterr().err
+
+
+def test_a_folder_without_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(*USE, "--runs", str(tmp_path)) == 3
+    assert "has no run with an evaluation on val" in capsys.readouterr().err
+    assert run(*USE, "--runs", str(tmp_path / "gone")) == 2

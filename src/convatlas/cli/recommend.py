@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from convatlas.cli import console
+from convatlas.cli.own_runs import own_evidence
 from convatlas.errors import ConvAtlasError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -46,6 +48,15 @@ def recommend(
             show_default=False,
         ),
     ] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Networks with runs in this folder come first, by their own error on val.",
+            file_okay=False,
+            exists=True,
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of PyTorch.", min=1)] = None,
     top: Annotated[int, typer.Option(help="Stop timing when so many fit.", min=1)] = 8,
     most: Annotated[int, typer.Option(help="Time at most so many networks.", min=1)] = 24,
@@ -73,8 +84,9 @@ def recommend(
 
     use, budget = Use(image, classes, channels, batch, train), Budget(*limits)
     kind: Kind = kind_for(image) if evidence is None else evidence  # pyright: ignore[reportAssignmentType]
+    own = {} if runs is None else own_evidence(runs)
     console.say("counting the networks")
-    found = canvass(use, kind, budget.max_params)
+    found = canvass(use, kind, budget.max_params, own)
 
     def timed(candidate: Candidate) -> Timing:
         from convatlas.measure.timing import latency
@@ -145,7 +157,7 @@ def _cells(place: int, ranked: Ranked) -> tuple[str, ...]:
         str(place),
         each.name,
         f"{known.error_pct:.4g} %{counted}",
-        f"{known.source}, {known.side} px",
+        f"{'your run' if known.kind == 'own' else known.source}, {known.side} px",
         count_text(each.params),
         count_text(each.macs),
         f"{each.memory_bytes / 1e6:,.1f} MB",
@@ -166,16 +178,18 @@ def _why(use: Use, kind: Kind, found: Canvass, advice: Advice) -> list[str]:
     lines: list[str] = []
     if advice.ranked:
         best = advice.ranked[0].candidate
+        own = best.evidence.kind == "own"
         lines.append(
-            f"{best.name} is first: its published {TITLES[kind]} of {best.evidence.error_pct:.4g} % "
-            f"({best.evidence.test}) is the lowest of what fits and was timed."
+            f"{best.name} is first: its {'error' if own else f'published {TITLES[kind]}'} of "
+            f"{best.evidence.error_pct:.4g} % ({best.evidence.test}) is the lowest of what "
+            f"{'has a run, fits' if own else 'fits'} and was timed."
         )
         if not best.weights and (
             start := next((each.candidate for each in advice.ranked if each.candidate.weights), None)
         ):
             lines.append(
                 f"{start.name} is the first that can start from official weights ({start.weights[0]}), "
-                "which for a few thousand images mostly matters more than the place."
+                "which with few images usually counts for more than a place in this table."
             )
     lines += _left_out(use, kind, found, advice)
     return lines + _rule(use, kind, found)

@@ -6,6 +6,7 @@ The rule, in the order of its steps:
 2. The rest is timed, best first by its published error (`measure.evidence`), until enough fit or the time is over.
    What takes too long is out.
 3. What is left is ranked by that error; of two with the same error the quicker one comes first.
+   What was measured by runs on the user's own images comes before what was published.
 4. A network is dominated if a better ranked one has no larger error and costs no more of anything.
 
 An error on ImageNet is a proxy: it says how good a network was on other images, mostly larger ones, trained by the
@@ -118,9 +119,11 @@ class Advice:
         return tuple(wanted[:NEAREST])
 
 
-def _order(candidate: Candidate) -> tuple[float, float, int, str]:
-    """The key of the ranking: the error as it counts; then time, MACs and the name."""
-    return candidate.evidence.counted_pct, candidate.milliseconds or 0.0, candidate.macs, candidate.name
+def _order(candidate: Candidate) -> tuple[bool, float, float, int, str]:
+    """The key of the ranking: own runs first, by the error as it counts; then time, MACs and the name."""
+    known = candidate.evidence
+    published = known.kind != "own"
+    return published, known.counted_pct, candidate.milliseconds or 0.0, candidate.macs, candidate.name
 
 
 def rank(candidates: Sequence[Candidate], budget: Budget) -> Advice:
@@ -136,7 +139,12 @@ def rank(candidates: Sequence[Candidate], budget: Budget) -> Advice:
 
 
 def dominates(one: Candidate, other: Candidate) -> bool:
-    """Whether `one` is nowhere worse and somewhere better: error, parameters, MACs, memory, time if both have one."""
+    """Whether `one` is nowhere worse and somewhere better: error, parameters, MACs, memory, time if both have one.
+
+    Errors of different kinds say nothing of each other, and then neither network dominates.
+    """
+    if one.evidence.kind != other.evidence.kind:
+        return False
     pairs: list[tuple[float, float]] = [
         (one.evidence.counted_pct, other.evidence.counted_pct),
         (one.params, other.params),

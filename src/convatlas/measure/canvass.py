@@ -7,6 +7,7 @@ it has many times the parameters that are wanted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -53,8 +54,10 @@ class Canvass:
         return kept + len(self.without_evidence) + len(self.too_small_an_image) + len(self.far)
 
 
-def canvass(use: Use, kind: Kind, max_params: int | None = None) -> Canvass:
-    """Count all networks that have a figure of that kind, for the given use."""
+def canvass(
+    use: Use, kind: Kind, max_params: int | None = None, own: Mapping[str, Evidence] | None = None
+) -> Canvass:
+    """Count all networks that have a figure of that kind, or one of their user's `own` by name, for the given use."""
     everything = [spec for spec in specs() if spec.task == "classification"]
     gain = crops_gain(everything)
     counted: dict[object, Candidate] = {}
@@ -62,7 +65,7 @@ def canvass(use: Use, kind: Kind, max_params: int | None = None) -> Canvass:
     small: list[str] = []
     far: list[str] = []
     for spec in everything:
-        known = evidence(spec, kind, gain)
+        known = (own or {}).get(spec.name) or evidence(spec, kind, gain)
         if known is None:
             without.append(spec.name)
             continue
@@ -132,10 +135,16 @@ def _signature(traced: Trace) -> object:
 def _merged(one: Candidate, other: Candidate) -> Candidate:
     """One candidate for two names of one network.
 
-    The name with official weights stands for both, and of equal ones that whose figure is nearest to the common size.
+    The one that its user has trained stands for both, else that with official weights, and of equal ones that whose
+    figure is nearest to the common size.
     """
     kept, dropped = sorted(
-        (one, other), key=lambda each: (not each.weights, abs(each.evidence.side - REFERENCE))
+        (one, other),
+        key=lambda each: (
+            each.evidence.kind != "own",
+            not each.weights,
+            abs(each.evidence.side - REFERENCE),
+        ),
     )
     return replace(
         kept,

@@ -1,7 +1,8 @@
 """How good a network is known to be: a published error, with the test, the size and the source that it belongs to.
 
-Two kinds of figure, which are never put in one order: top-1 errors on ImageNet, and errors on CIFAR-10, which speak of
-small images. Within a kind the tests still differ, so every figure keeps its own words.
+Two kinds of published figure, which are never put in one order: top-1 errors on ImageNet, and errors on CIFAR-10, which
+speak of small images. Within a kind the tests still differ, so every figure keeps its own words. The third kind is
+what runs on somebody's own images gave; it goes before any published one.
 
 - ImageNet: the paper's figure for one crop of the image; else that of torchvision's first weights of the same network
   (one crop); else the paper's for many crops or dense evaluation. The last is better by what the crops add, not by
@@ -26,17 +27,17 @@ SMALL = 64  # images up to this side in pixels are those that CIFAR-10 speaks of
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """An error in percent as it was published, and as it counts against others of its kind.
+    """An error in percent as it was published or measured, and as it counts against others of its kind.
 
     `side` is that of the images it was measured on, `test` the test in the words of its source.
     """
 
-    kind: Kind
+    kind: Kind | Literal["own"]
     error_pct: float
     counted_pct: float
     test: str
     side: int
-    source: Literal["paper", "torchvision"]
+    source: Literal["paper", "torchvision", "run"]
 
 
 def kind_for(side: int) -> Kind:
