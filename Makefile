@@ -35,6 +35,7 @@ bench: $(VENV)/.bench
 docs: $(VENV)/.docs
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python docs/diagrams.py --check
+	$(BIN)/python docs/charts.py --check
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 

@@ -14,7 +14,7 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
-from convatlas.audit import Check, audit, audit_lectures
+from convatlas.audit import Check, audit, audit_lectures, canon
 from convatlas.audit import table as audit_table
 from convatlas.audit.lectures import entries, lectures
 from convatlas.audit.slips import Lectures
@@ -249,6 +249,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "lectures_open": left_open,
     "lectures_claims": compared_claims,
     "lectures_stated": stated_claims,
+    "contest": lambda: audit_table.markdown(*canon.contest_table()),
+    "filters": lambda: audit_table.markdown(*canon.filter_table()),
+    "small_images": lambda: audit_table.markdown(*canon.small_images_table()),
+    "images": lambda: audit_table.markdown(*canon.images_table()),
+    "choices": lambda: audit_table.markdown(*canon.choices_table()),
+    "zoos": lambda: audit_table.markdown(*canon.zoo_table()),
 }
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from convatlas.errors import UsageError
+from convatlas.measure import measure
 from convatlas.measure.charts import Bar, bars, scatter
 from convatlas.measure.comparison import (
     Entry,
@@ -180,7 +181,9 @@ def test_the_table_says_what_there_is() -> None:
 
 
 def test_an_entry_is_measured() -> None:
-    found = entry("net", nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2)), (3, 8, 8))
+    found = entry(
+        "net", measure(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2)), (3, 8, 8))
+    )
     assert (found.params, found.macs) == (112 + 290, 4 * 36 * 27 + 288)
     assert found.errors == ()
 

@@ -87,6 +87,15 @@ def entries() -> dict[str, Entry]:
     return {raw["id"]: _entry(raw) for raw in _data()["entries"]}
 
 
+def reference(entry: str, what: str) -> tuple[Any, str]:
+    """A value beside an entry that no lecture states, and its source. Raises `KeyError` if there is none."""
+    for raw in _data()["entries"]:
+        for each in raw.get("reference", []) if raw["id"] == entry else []:
+            if each["what"] == what:
+                return each["value"], each["source"]
+    raise KeyError(f"{entry}: {what}")
+
+
 @cache
 def errors() -> dict[str, LectureError]:
     """Every error of the lectures by its key."""

@@ -97,6 +97,7 @@ def chosen(targets: list[str], families: list[str]) -> list[str]:
 
 
 def _entry(name: str, image_size: int | None, classes: int | None, *, timed: bool) -> Entry:
+    from convatlas.measure import measure
     from convatlas.measure.comparison import entry
 
     run = name.partition(":")[1] == "" and (Path(name) / "run.json").is_file()
@@ -109,7 +110,9 @@ def _entry(name: str, image_size: int | None, classes: int | None, *, timed: boo
     own = _run_errors(name) if run else []
     changed = run or classes not in (None, found.spec.classes if found.spec else None)
     spec = None if changed else found.spec  # what a paper printed is not of a network with other classes
-    return entry(found.name, found.model, found.input_shape, spec=spec, errors=own, milliseconds=milliseconds)
+    return entry(
+        found.name, measure(found.model, found.input_shape), spec=spec, errors=own, milliseconds=milliseconds
+    )
 
 
 def _run_errors(folder: str) -> list[Error]:

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal, get_args
 
-from torch import nn
-
 from convatlas.errors import UsageError
-from convatlas.measure.cost import measure
+from convatlas.measure.cost import Measurement
 from convatlas.measure.table import count_text
 from convatlas.registry import Published, Spec
 
@@ -81,19 +79,17 @@ class Entry:
 
 def entry(
     name: str,
-    model: nn.Module,
-    input_shape: tuple[int, ...],
+    cost: Measurement,
     *,
     spec: Spec | None = None,
     errors: Sequence[Error] = (),
     milliseconds: float | None = None,
 ) -> Entry:
-    """Measure a network and put its errors beside its costs: `errors`, then those that its paper printed."""
-    cost = measure(model, input_shape)
+    """A measured network with what is known of its error: `errors`, then those that its paper printed."""
     known = [*errors, *(published_errors(spec.published) if spec is not None else [])]
     return Entry(
         name,
-        tuple(input_shape),
+        cost.input_shape,
         cost.params - cost.unused_params,
         cost.macs,
         cost.activations,
