@@ -189,3 +189,29 @@ def test_a_way_on_instead(
     assert len(shown.err.strip().splitlines()) == 1
     for hint in hints:
         assert hint in shown.err
+
+
+# --- the page in the documentation -------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "measure.md").read_text()
+BLOCKS = re.findall(r"```console\n\$ convatlas describe (.*?)\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize(("command", "shown"), BLOCKS, ids=[command for command, _ in BLOCKS])
+def test_a_command_prints_what_the_documentation_says(
+    command: str,
+    shown: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    (tmp_path / "net.py").write_text(re.findall(r"```python\n# net\.py\n(.*?)```", PAGE, re.DOTALL)[0])
+    run("describe", *command.split())
+    printed = capsys.readouterr()
+    assert [line.rstrip() for line in (printed.out or printed.err).splitlines()] == shown.splitlines()
+
+
+def test_the_documentation_has_them() -> None:
+    assert len(BLOCKS) == 6
