@@ -82,3 +82,11 @@ def test_filters_put_zero_in_the_middle_and_the_peak_at_the_end() -> None:
     assert shown[0, 0, 0].tolist() == [128, 128, 64]
     assert (shown[1] == 128).all()
     assert filters(np.ones((4, 16, 5, 5))).shape == (4, 5, 5, 1)
+
+
+def test_a_logarithmic_axis_is_labelled_in_numbers() -> None:
+    """Formulas are not read in texts, so a label must not be one."""
+    drawn = svg(line_chart([Series("norm", [1, 2, 3], [1e-6, 1.0, 1e6])], title="norms", scale="log"))
+    assert "mathdefault" not in drawn
+    assert ">1e-06<" in drawn
+    assert ">1<" in drawn
