@@ -173,7 +173,9 @@ def test_a_run_is_told_from_start_to_best(convatlas: Run, run: str) -> None:
     logged = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
     norms = [line["grad_norm"] for line in logged if line["kind"] == "train"]
     assert [each["norm"] for each in found["logged_gradient_norms"]] == norms
-    text = convatlas("diagnose", run)
+    text = convatlas("diagnose", run, "--curves", "out/curves.svg")
+    drawn = Path("out/curves.svg").read_text()
+    assert all(f">{state}</text>" in drawn for state in states), "a curve for each"
     assert "The whole gradient's norm in the run's log" in text
     assert text.count("healthy  ") >= 4
 
@@ -198,6 +200,7 @@ def test_a_runs_folder_is_left_alone_and_damage_is_told(convatlas: Run, run: str
         (("lenet6",), 2, "there is no network 'lenet6'. Did you mean 'lenet5'"),
         (("lenet5", "--batch", "1"), 2, "batch"),
         (("lenet5", "--field", "field.svg"), 2, "the picture is a PNG"),
+        (("lenet5", "--curves", "curves.png"), 2, "the curves are an SVG"),
         (("lenet5", "--image", "a.png"), 2, "say where to: --field PICTURE.png"),
         (("lenet5", "--layer", "features.C4"), 2, "has no layer 'features.C4'. Did you mean"),
         (("lenet5", "--layer", "head.F6"), 2, "gives no map (N, C, H, W)"),

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from convatlas.errors import UsageError
 from convatlas.layers.init import initialise
+from convatlas.measure.gradient_chart import curves
 from convatlas.measure.gradients import Gradients, gradients, gradients_over
 from convatlas.measure.verdict import LIMIT, STEP, judge
 from convatlas.models import create_model
@@ -293,6 +294,22 @@ def test_judging_by_hand() -> None:
     steady = [1.01**-i for i in range(2000)]
     assert judge(steady).health == "healthy", "1 % a layer"
     assert judge(steady, step=1.001).health == "exploding"
+
+
+def test_curves_are_the_norms() -> None:
+    found = {name: gradients(canon(name), noise(32), LABELS) for name in ("plain20_cifar", "resnet20_cifar")}
+    for of in ("signal", "gradient", "rate"):
+        axes = curves(found, of).axes[0]
+        assert axes.get_yscale() == "log"
+        for line, (name, each) in zip(axes.get_lines(), found.items(), strict=True):
+            assert line.get_label() == name
+            assert list(line.get_xdata()) == list(range(1, 21))
+            assert list(line.get_ydata()) == [getattr(layer, of) for layer in each.layers]
+    with pytest.raises(UsageError, match="5 were asked for"):
+        curves(dict.fromkeys("abcde", found["plain20_cifar"]))
+    with_heads = gradients(canon("googlenet"), noise(64, count=2), LABELS[:2])
+    (line,) = curves({"googlenet": with_heads}).axes[0].get_lines()
+    assert len(line.get_xdata()) == 58
 
 
 def test_json_has_no_number_that_json_lacks() -> None:

@@ -32,6 +32,12 @@ def diagnose(
     image: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw it over this image, with --field.")
     ] = None,
+    curves: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.svg", help="Draw the signal over depth; of a run, at its start and later."
+        ),
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.", min=1)] = None,
     channels: Annotated[int | None, typer.Option(help="Channels of the image.", min=1)] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes.", min=2)] = None,
@@ -53,7 +59,7 @@ def diagnose(
     """Print each layer's activations and gradients for one batch, with a verdict: vanishing, exploding or healthy."""
     from convatlas.cli.subject import Wish, subject
 
-    _check_picture(picture, image)
+    _check_pictures(picture, image, curves)
     wish = Wish(
         data,
         batch,
@@ -71,6 +77,8 @@ def diagnose(
         diagnosis.field, diagnosis.box = _field(found, layer)
     if picture is not None and diagnosis.field is not None:
         _draw(found, diagnosis.field, diagnosis.box, image, picture)
+    if curves is not None:
+        _draw_curves(found, diagnosis, curves)
     if as_json:
         console.write_json(to_json(found, diagnosis))
     else:
@@ -96,11 +104,13 @@ def _diagnosed(found: Subject) -> Diagnosis:
 # --- the field --------------------------------------------------------------------------------------------------
 
 
-def _check_picture(picture: Path | None, image: Path | None) -> None:
+def _check_pictures(picture: Path | None, image: Path | None, curves: Path | None) -> None:
     if picture is not None and picture.suffix.lower() != ".png":
         raise UsageError(f"--field {picture}: the picture is a PNG; name it so.")
     if image is not None and picture is None:
         raise UsageError("--image is drawn under the effective field; say where to: --field PICTURE.png.")
+    if curves is not None and curves.suffix.lower() != ".svg":
+        raise UsageError(f"--curves {curves}: the curves are an SVG; name the file so.")
 
 
 def _field(found: Subject, layer: str | None) -> tuple[EffectiveField, Box | None]:
@@ -130,3 +140,13 @@ def _fitted(found: Subject, image: Path) -> Any:
     _, channels, height, width = found.images.shape
     prepare = found.preprocessing or Preprocessing((height, width), "crop", 1 if channels == 1 else 3)
     return prepare.fit(sources(image)[0].load()).numpy().transpose(1, 2, 0)
+
+
+def _draw_curves(found: Subject, diagnosis: Diagnosis, to: Path) -> None:
+    from convatlas import plots
+    from convatlas.files import make_folder, write_durable
+    from convatlas.measure.gradient_chart import curves
+
+    lines = {name: norms for name, norms, _ in diagnosis.over} or {found.name: diagnosis.gradients}
+    make_folder(to.parent)
+    write_durable(to, plots.svg(curves(lines)).encode())
