@@ -46,6 +46,18 @@ def test_names_of_one_network_are_one_candidate() -> None:
     }
 
 
+def test_of_two_trainings_of_one_network_the_better_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for names in (["simpnet_t2_13", "simpnet_slim_300k"], ["simpnet_slim_300k", "simpnet_t2_13"]):
+        chosen = [*map(find, names), find("densenet121"), find("densenet169")]
+        monkeypatch.setattr(module, "specs", lambda chosen=chosen: chosen)
+        (only,) = canvass(Use(side=32), "cifar10").candidates
+        assert (only.name, only.evidence.error_pct, only.same) == (
+            "simpnet_slim_300k",
+            6.75,
+            ("simpnet_t2_13",),
+        )
+
+
 @pytest.mark.usefixtures("_some")
 def test_reasons_are_kept() -> None:
     found = canvass(Use(side=96, classes=10), "imagenet", max_params=5_000_000)

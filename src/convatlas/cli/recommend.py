@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from convatlas.measure.timing import Timing
 
 EACH = 2.0  # seconds for timing one network
+RESTLESS = 0.2  # a spread of times above it is told
 KINDS = ("imagenet", "cifar10")
 
 
@@ -146,24 +147,21 @@ def _cells(place: int, ranked: Ranked) -> tuple[str, ...]:
     from convatlas.measure.table import count_text
 
     each = ranked.candidate
-    known, timing = each.evidence, each.timing
+    known = each.evidence
     counted = "" if known.counted_pct == known.error_pct else f" (as {known.counted_pct:.4g})"
-    remarks = [f"dominated by {ranked.dominated_by}"] if ranked.dominated_by else []
-    if each.same:
-        remarks.append(f"the same as {', '.join(each.same)}")
-    if timing is not None and timing.spread > 0.2:
-        remarks.append(f"time +-{timing.spread / 2:.0%}")
+    remark = f"dominated by {ranked.dominated_by}" if ranked.dominated_by else ""
+    source = "your run" if known.kind == "own" else known.source
     return (
         str(place),
         each.name,
         f"{known.error_pct:.4g} %{counted}",
-        f"{'your run' if known.kind == 'own' else known.source}, {known.side} px",
+        f"{source} {known.side} px",
         count_text(each.params),
         count_text(each.macs),
         f"{each.memory_bytes / 1e6:,.1f} MB",
         "" if each.milliseconds is None else f"{each.milliseconds:.3g}",
         ", ".join(each.weights),
-        "; ".join(remarks),
+        remark,
     )
 
 
@@ -191,6 +189,20 @@ def _why(use: Use, kind: Kind, found: Canvass, advice: Advice) -> list[str]:
                 f"{start.name} is the first that can start from official weights ({start.weights[0]}), "
                 "which with few images usually counts for more than a place in this table."
             )
+    lines += [
+        f"{each.candidate.name} is the same network as {' and '.join(each.candidate.same)}."
+        for each in advice.ranked
+        if each.candidate.same
+    ]
+    restless = [
+        each.candidate.name
+        for each in advice.ranked
+        if each.candidate.timing is not None and each.candidate.timing.spread > RESTLESS
+    ]
+    if restless:
+        lines.append(
+            f"The machine was not quiet: the quartiles of {', '.join(restless)} are over {RESTLESS:.0%} apart."
+        )
     lines += _left_out(use, kind, found, advice)
     return lines + _rule(use, kind, found)
 
@@ -208,7 +220,7 @@ def _left_out(use: Use, kind: Kind, found: Canvass, advice: Advice) -> list[str]
     reasons = [
         (len(advice.misses), "over the budget"),
         (len(found.far), f"with over {FAR:.0f} times the parameters"),
-        (len(found.too_small_an_image), f"that do not take images of {use.side} pixels"),
+        (len(found.too_small_an_image), f"for images larger than {use.side} pixels"),
         (len(found.without_evidence), f"without a published {TITLES[kind]}"),
         (
             len(advice.untimed),
