@@ -135,8 +135,8 @@ def _signature(traced: Trace) -> object:
 def _merged(one: Candidate, other: Candidate) -> Candidate:
     """One candidate for two names of one network.
 
-    The one that its user has trained stands for both, else that with official weights, then that whose figure is nearest
-    to the common size, then that with the lower error: a paper's studies train a network for less long.
+    The one that its user has trained stands for both, else that with official weights, then that whose figure is
+    nearest to the common size, then that with the lower error.
     """
     kept, dropped = sorted(
         (one, other),
