@@ -226,6 +226,8 @@ def test_what_is_refused(head: object, says: str) -> None:
 def test_ensembles_and_small_images_are_refused() -> None:
     with pytest.raises(UsageError, match="cannot be made dense: in its head, `unflatten`"):
         dense(create_model("mcdnn_column"), (1, 29, 29))
+    with pytest.raises(UsageError, match="cannot be made dense: in its head, `sub`"):
+        dense(create_model("lenet5_1998"), (1, 32, 32))  # distances to prototypes
     with pytest.raises(UsageError, match=r"images of \(20, 40\) came; the network's window is \(32, 32\)"):
         dense(create_model("lenet5"), (1, 32, 32))(torch.zeros(1, 1, 20, 40))
     with pytest.raises(UsageError, match="positive numbers"):

@@ -241,9 +241,9 @@ _RESHAPES = {
 }
 _DROPOUTS = {"dropout", "dropout2d", "feature_dropout", "alpha_dropout", "dropout1d", "dropout_"}
 _POINTWISE = {  # without the underscores of operators and of what works in place
-    "relu", "relu6", "hardtanh", "tanh", "sigmoid", "hardswish", "hardsigmoid", "silu", "gelu", "elu", "leaky_relu", "selu",
-    "softplus", "mish", "clamp", "clamp_min", "abs", "exp", "square", "neg", "pow", "mul", "rmul", "imul", "add", "radd",
-    "iadd", "sub", "rsub", "isub", "div", "truediv", "rtruediv", "itruediv",
+    "relu", "relu6", "hardtanh", "tanh", "sigmoid", "hardswish", "hardsigmoid", "silu", "gelu", "elu", "leaky_relu",
+    "selu", "softplus", "mish", "clamp", "clamp_min", "abs", "exp", "square", "neg", "pow", "mul", "rmul", "imul",
+    "add", "radd", "iadd", "sub", "rsub", "isub", "div", "truediv", "rtruediv", "itruediv",
 }  # fmt: skip
 
 
