@@ -53,7 +53,7 @@ def test_boxes_and_their_ways_are_those_of_the_forward_pass(diagrams: ModuleType
     ways = {words[i]: sorted(words[j] for j in node.inputs) for i, node in enumerate(nodes)}
     first = "conv 3x3, 4 / BN · ReLU"
     assert ways[first] == ["input 4 × 8 × 8"]
-    assert ways["×"] == sorted([first, "conv 1x1, 4"])
+    assert ways["×"] == sorted([first, "conv 1x1, 4 / sigmoid"])
     assert ways["concat"] == ["+", "input 4 × 8 × 8"]
     assert ways["output 8 × 8 × 8"] == ["concat"]
 

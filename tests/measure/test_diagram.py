@@ -79,6 +79,12 @@ def test_norms_and_activations_are_words_of_their_layer() -> None:
     assert stem.note == "4 × 8 × 8 · 112 params"
 
 
+def test_a_norm_before_a_layer_is_a_word_of_it() -> None:
+    branch = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1))
+    nodes = diagram.boxes(branch, trace(branch, (3, 8, 8)), "layer")
+    assert [node.lines for node in nodes] == [["image 3 × 8 × 8"], ["BN · ReLU", "conv 1x1, 4"], ["output"]]
+
+
 class Weightless(nn.Module):
     """Everything as functions, one module used twice, a module that gives back what it was given."""
 

@@ -145,6 +145,7 @@ def folded(nodes: list[Node]) -> list[Node]:
         for source in node.inputs:
             users[source].append(number)
     into: dict[int, int] = {}  # what was folded, and where
+    tail = list(range(len(nodes)))  # the last one that was folded into a box: others read that one
 
     def home(number: int) -> int:
         while number in into:
@@ -162,12 +163,12 @@ def folded(nodes: list[Node]) -> list[Node]:
             and host.lines != ["concat"]
         ):
             host.lines = [*host.lines, *node.lines]
-            into[number] = before
+            into[number], tail[before] = before, number
     for number in reversed(range(len(nodes))):
         node = nodes[number]
-        if node.kind != "act" or number in into or len(users[number]) != 1:
+        if node.kind != "act" or number in into or len(users[tail[number]]) != 1:
             continue
-        after = users[number][0]
+        after = users[tail[number]][0]
         if nodes[after].kind in ("conv", "act") and len(nodes[after].inputs) == 1 and after not in into:
             nodes[after].lines = [*node.lines, *nodes[after].lines]
             nodes[after].inputs = node.inputs
