@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -82,10 +83,28 @@ def test_torchvision(name: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["lenet5"])
-def test_without_padding_a_place_is_the_crop(name: str) -> None:
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_050", "ghostnet_050", "efficientnet_lite0"])
+def test_timm(name: str) -> None:
+    """A convolution between the pooling and the linear layer is part of the head."""
     torch.manual_seed(0)
-    network = create_model(name).eval()
+    network = alive(timm.create_model(name, num_classes=7))
+    over = dense(network, (3, 64, 64))
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert close(over(x), network(x)[:, :, None, None])
+    assert over(torch.randn(1, 3, 128, 96)).shape == (1, 7, 3, 2)
+
+
+def test_transformers_and_layer_norms_are_refused() -> None:
+    with pytest.raises(UsageError, match="joins 2 tensors by `add`"):
+        dense(timm.create_model("vit_tiny_patch16_224", num_classes=7))
+    with pytest.raises(UsageError, match=r"`permute` on .* has no form here"):
+        dense(timm.create_model("convnext_atto", num_classes=7), (3, 64, 64))
+
+
+@torch.no_grad()
+def test_without_padding_a_place_is_the_crop() -> None:
+    torch.manual_seed(0)
+    network = create_model("lenet5").eval()
     over = dense(network, (1, 32, 32))
     image = torch.randn(1, 1, 45, 53)
     found = over(image)

@@ -3,51 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from convatlas.audit.claims.formula import gives
-from convatlas.audit.claims.quantities import conv, counted, of_layers, side_after, weights
+from convatlas.audit.claims.quantities import conv, counted, side_after, weights
 from convatlas.audit.claims.rules import Computed, Rule, Stated, Tried
+from convatlas.measure.arithmetic.calculators import (
+    REDUCED,
+    factorised_5x5,
+    factorised_nxn,
+    inception_naive,
+    inception_reduced,
+    printed_358m,
+)
+from convatlas.measure.arithmetic.convolution import (
+    IMAGE,
+    KERNEL,
+    Numbers,
+    convolution,
+    cross_correlation,
+    flipped,
+    kernel_gradient,
+)
+from convatlas.measure.arithmetic.matrix import ConvMatrix, conv_matrix
+from convatlas.measure.arithmetic.walk import receptive_fields
 from convatlas.models import create_model
 
-IMAGE = [[3, 3, 2, 1, 0], [0, 0, 1, 3, 1], [3, 1, 2, 2, 3], [2, 0, 0, 2, 2], [2, 0, 0, 0, 1]]
-KERNEL = [[0, 1, 2], [2, 2, 0], [0, 1, 2]]
 GIVEN = Stated("the input of a worked example")
 
 
-def correlated(image: Sequence[Any], kernel: Sequence[Any], *, flipped: bool = False) -> list[list[int]]:
-    """A kernel moved over an image; flipped, the convolution of mathematics: (H, W), (h, w) -> (H-h+1, W-w+1)."""
-    weight = torch.tensor(kernel, dtype=torch.float64)[None, None]
-    if flipped:
-        weight = weight.flip(2, 3)
-    found = functional.conv2d(torch.tensor(image, dtype=torch.float64)[None, None], weight)[0, 0]
-    return [[int(number) for number in row] for row in found.tolist()]
+def correlated(image: Numbers, kernel: Numbers) -> list[list[int]]:
+    """A kernel moved over an image as it is written, in plain numbers: (H, W), (h, w) -> (H-h+1, W-w+1)."""
+    return cross_correlation(image, kernel).tolist()
 
 
 def pooled(pool: nn.Module) -> list[list[float]]:
     """2x2 pooling of the numbers 1 to 16."""
     return pool(torch.arange(1.0, 17.0).view(1, 1, 4, 4))[0, 0].tolist()
-
-
-def receptive_fields(layers: Sequence[tuple[int, int]]) -> list[int]:
-    """Pixels of the image that one number sees after each layer of (kernel, stride).
-
-    A layer of kernel k adds k - 1 steps, each as long as all strides before it.
-
-    Examples:
-        >>> receptive_fields([(3, 1), (3, 1), (2, 2), (5, 1)])
-        [3, 5, 6, 14]
-    """
-    field, step, found = 1, 1, list[int]()
-    for kernel, stride in layers:
-        field, step = field + (kernel - 1) * step, step * stride
-        found.append(field)
-    return found
 
 
 def kernel_gradient_is_the_printed_sum(_: object) -> bool:
@@ -57,42 +52,31 @@ def kernel_gradient_is_the_printed_sum(_: object) -> bool:
     kernel = torch.randn(3, 3, generator=draw, dtype=torch.float64, requires_grad=True)
     output = functional.conv2d(x[None, None], kernel.flip(0, 1)[None, None])[0, 0]
     (gradient,) = torch.autograd.grad((output * upstream).sum(), kernel)
-    by_hand = torch.tensor(  # output (r, c) stands for the place (r + 2, c + 2) of the full convolution
-        [
-            [
-                sum(float(upstream[r, c] * x[r + 2 - i, c + 2 - j]) for r in range(4) for c in range(4))
-                for j in range(3)
-            ]
-            for i in range(3)
-        ],
-        dtype=torch.float64,
-    )
+    by_hand = flipped(kernel_gradient(x, upstream, (3, 3)))
     return torch.allclose(gradient, by_hand)
 
 
-def toeplitz(kernel: Tensor, size: int) -> Tensor:
-    """The matrix of a 1-D kernel with zero padding: (size, size), rows b c 0 .. / a b c 0 .. / .. a b."""
-    columns = [
-        functional.conv1d(unit[None, None], kernel[None, None], padding=1)[0, 0] for unit in torch.eye(size)
-    ]
-    return torch.stack(columns, dim=1)
+def toeplitz(size: int) -> ConvMatrix:
+    """The matrix of a 1-D kernel of three weights with zero padding: rows b c 0 .. / a b c 0 .. / .. a b."""
+    return conv_matrix(torch.tensor([2.0, 3.0, 5.0]), (size,), padding=1)
 
 
 def the_matrix_is_banded(_: object) -> bool:
     """Many zeros, and each weight of the kernel on a whole diagonal."""
-    matrix = toeplitz(torch.tensor([2.0, 3.0, 5.0]), 8)
-    bands = [matrix.diagonal(offset).unique().tolist() for offset in (-1, 0, 1)]
-    return bands == [[2.0], [3.0], [5.0]] and int((matrix == 0).sum()) == 64 - 3 * 8 + 2
+    matrix = toeplitz(8)
+    bands = [matrix.dense.diagonal(offset).unique().tolist() for offset in (-1, 0, 1)]
+    return bands == [[2.0], [3.0], [5.0]] and (matrix.zeros, matrix.distinct) == (64 - 3 * 8 + 2, 3)
 
 
 def input_gradient_is_the_transposed_matrix(_: object) -> bool:
     """dL/dx = W^T dL/dy, which is a transposed convolution."""
-    kernel, x = torch.tensor([2.0, 3.0, 5.0]), torch.arange(8.0).requires_grad_()
+    matrix, x = toeplitz(8), torch.arange(8.0).requires_grad_()
+    kernel = matrix.weight
     y = functional.conv1d(x[None, None], kernel[None, None], padding=1)[0, 0]
     upstream = torch.linspace(-1, 1, 8)
     (gradient,) = torch.autograd.grad((y * upstream).sum(), x)
     transposed = functional.conv_transpose1d(upstream[None, None], kernel[None, None], padding=1)[0, 0]
-    return torch.allclose(toeplitz(kernel, 8).T @ upstream, gradient) and torch.allclose(transposed, gradient)
+    return torch.allclose(matrix.transposed(upstream), gradient) and torch.allclose(transposed, gradient)
 
 
 def normalised_as_printed(_: object) -> bool:
@@ -110,16 +94,9 @@ def linear_over_pixels(_: object = None) -> int:
     return receptive_fields([(3, 1), (1, 1)])[1] - receptive_fields([(3, 1)])[0]
 
 
-def module_macs(*branches: tuple[int, int, int]) -> list[int]:
-    """Multiply-adds of convolutions (c_in, c_out, kernel) over a map of 28x28, one by one."""
-    return [
-        of_layers(nn.Conv2d(i, o, k, padding=k // 2, device="meta"), image=(i, 28, 28)).macs
-        for i, o, k in branches
-    ]
-
-
-NAIVE = ((256, 128, 1), (256, 192, 3), (256, 96, 5))
-REDUCED = ((256, 64, 1), (256, 64, 1), (256, 64, 1), (256, 128, 1), (64, 192, 3), (64, 96, 5))
+def macs_of_naive() -> list[int]:
+    """Multiply-adds of the naive module's convolutions: 1x1, 3x3, 5x5."""
+    return list(inception_naive().macs_of.values())
 
 
 def bottleneck_block() -> nn.Module:
@@ -182,10 +159,6 @@ def _stack(alpha: float, n: float, *kernels: tuple[int, int]) -> int:
     return weights(conv(n, middle, kernels[0]), conv(middle, alpha * n, kernels[1]))
 
 
-def _saving(small: float, large: float) -> float:
-    return 100 * (small / large - 1)
-
-
 SQUARES = ({"alpha": 1, "n": 8}, {"alpha": 4, "n": 16})  # sqrt(alpha) n has to be whole
 STUDY_ROWS = ((3, 1), (3, 1)), ((3, 1), (3, 1)), ((3, 2),), ((3, 1), (3, 1)), ((3, 1), (3, 1)), ((3, 2),)
 
@@ -231,7 +204,9 @@ RULES: dict[str, Rule] = {
     "conv-output-size 3": Computed(side_after(nn.Conv2d, 4, k=2, s=2)),
     "conv-output-size 4": Computed(side_after(nn.Conv2d, 4, k=2, s=2, p=1), slip=1),
     "conv-output-size 5": Computed(side_after(nn.Conv2d, 227, k=11, s=4)),
-    "fixed-kernels 1": Tried(lambda kernel: correlated(IMAGE, kernel) == [row[1:4] for row in IMAGE[1:4]]),
+    "fixed-kernels 1": Tried(
+        lambda kernel: correlated(IMAGE, kernel) == [list(row[1:4]) for row in IMAGE[1:4]]
+    ),
     "fixed-kernels 2": Tried(finds_edges),
     "fixed-kernels 3": Tried(
         lambda kernel: sum(map(sum, kernel)) == 1 and finds_edges(_minus_identity(kernel))
@@ -246,9 +221,7 @@ RULES: dict[str, Rule] = {
         lambda: nn.Conv1d(1, 4, 3)(torch.zeros(1, 8)).dim(), why="no batch of one channel"
     ),
     "tensor-layout 2": Computed(lambda: nn.Conv1d(3, 4, 3)(torch.zeros(1, 3, 8)).dim()),
-    "toeplitz-convolution 1": Tried(
-        lambda _: toeplitz(torch.tensor([2.0, 3.0, 5.0]), 4)[1].tolist() == [2, 3, 5, 0]
-    ),
+    "toeplitz-convolution 1": Tried(lambda _: toeplitz(4).dense[1].tolist() == [2, 3, 5, 0]),
     "toeplitz-convolution 2": Tried(the_matrix_is_banded),
     "transposed-convolution 1": Tried(input_gradient_is_the_transposed_matrix),
     "conv1x1 1": Computed(linear_over_pixels),
@@ -276,28 +249,21 @@ RULES: dict[str, Rule] = {
     ),
     "factorised-5x5 1": Tried(gives(lambda alpha, n: weights(conv(n, alpha * n, 5)), *SQUARES)),
     "factorised-5x5 2": Tried(gives(lambda alpha, n: _stack(alpha, n, (3, 3), (3, 3)), *SQUARES)),
-    "factorised-5x5 3": Computed(lambda: _saving(9 * math.sqrt(2) + 18 * math.sqrt(2), 50), digits=2),
+    "factorised-5x5 3": Computed(lambda: factorised_5x5(2).saving_pct, digits=2),
     "factorised-asymmetric 1": Tried(gives(lambda alpha, n: weights(conv(n, alpha * n, 3)), *SQUARES)),
     "factorised-asymmetric 2": Tried(gives(lambda alpha, n: _stack(alpha, n, (1, 3), (3, 1)), *SQUARES)),
-    "factorised-asymmetric 3": Computed(
-        lambda: _saving(3 * math.sqrt(2) + 6 * math.sqrt(2), 18), digits=2, slip=1
-    ),
+    "factorised-asymmetric 3": Computed(lambda: factorised_nxn(3, 2).saving_pct, digits=2, slip=1),
     "fc-to-conv 1": Computed(lambda: "conv {0}x{0}".format(counted("vgg16").shapes["features.pool5"][-1])),
     # --- modules and blocks ------------------------------------------------------------------------------------
     "inception-module-naive 1": GIVEN,
     "inception-module-naive 2": GIVEN,
-    "inception-module-naive 3": Computed(lambda: sum(out for _, out, _ in NAIVE) + 256),
-    "inception-module-naive 4": Computed(
-        lambda: 28 * 28 * (sum(out for _, out, _ in NAIVE) + 256), digits=3, slip=1
-    ),
-    **{
-        f"inception-module-naive {5 + i}": Tried(gives(lambda i=i: module_macs(NAIVE[i])[0]))
-        for i in range(3)
-    },
-    "inception-module-naive 8": Computed(lambda: sum(module_macs(*NAIVE))),
-    "inception-module-reduced 1": Computed(lambda: f"1x1 conv, {REDUCED[0][1]} filters, three times"),
+    "inception-module-naive 3": Computed(lambda: inception_naive().output_shape[0]),
+    "inception-module-naive 4": Computed(lambda: math.prod(inception_naive().output_shape), digits=3, slip=1),
+    **{f"inception-module-naive {5 + i}": Tried(gives(lambda i=i: macs_of_naive()[i])) for i in range(3)},
+    "inception-module-naive 8": Computed(lambda: inception_naive().macs),
+    "inception-module-reduced 1": Computed(lambda: f"1x1 conv, {REDUCED.reduce3} filters, three times"),
     "inception-module-reduced 2": GIVEN,
-    "inception-module-reduced 3": Computed(lambda: sum(module_macs(*REDUCED)), slip=1),
+    "inception-module-reduced 3": Computed(lambda: inception_reduced().macs, slip=1),
     "residual-basic-block 2": Tried(identity_when_the_residual_is_zero),
     "residual-bottleneck-block 1": Computed(lambda: _widths_of_a_bottleneck()),
     "residual-bottleneck-block 2": GIVEN,
@@ -356,14 +322,14 @@ def _study_rows(fields: list[int]) -> list[list[object]]:
 
 
 CORRECTIONS: dict[str, list[tuple[str, object]]] = {
-    "conv2d-definition error 1": [("18", lambda: correlated(IMAGE, KERNEL, flipped=True)[0][0])],
+    "conv2d-definition error 1": [("18", lambda: int(convolution(IMAGE, KERNEL)[0, 0]))],
     "conv-output-size error 1": [("3", side_after(nn.Conv2d, 4, k=2, s=2, p=1))],
-    "factorised-asymmetric error 1": [("29.3", lambda: -_saving(9 * math.sqrt(2), 18))],
-    "inception-module-naive error 1": [("526,848", lambda: 28 * 28 * 672)],
+    "factorised-asymmetric error 1": [("29.3", lambda: -factorised_nxn(3, 2).saving_pct)],
+    "inception-module-naive error 1": [("526,848", lambda: math.prod(inception_naive().output_shape))],
     "inception-module-reduced error 1": [
-        ("271.35 M", lambda: sum(module_macs(*REDUCED))),
-        ("86.7 M", lambda: module_macs(REDUCED[4])[0]),
-        ("358.06 M", lambda: sum(module_macs(*REDUCED, REDUCED[4]))),
+        ("271.35 M", lambda: inception_reduced().macs),
+        ("86.7 M", lambda: printed_358m()[0] - inception_reduced().macs),
+        ("358.06 M", lambda: printed_358m()[0]),
     ],
     "receptive-field-theoretical error 1": [
         ("14", lambda: receptive_fields([(3, 1), (3, 1), (2, 2), (5, 1)])[-1])
