@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,36 @@ def test_what_cannot_be_is_refused(
 def test_a_run_has_its_own_settings(convatlas: Run, run: str) -> None:
     for words in (("--classes", "3"), ("--init", "he"), ("--image-size", "64"), ("--option", "dropout=0.5")):
         assert f"leave {words[0]} out" in convatlas("diagnose", run, *words, code=2)
+
+
+# --- the page in the documentation -------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "diagnosis.md").read_text()
+BLOCKS = re.findall(r"```console\n\$ convatlas diagnose (.*?)\n(.*?)```", PAGE, re.DOTALL)
+
+
+def without_digits(line: str) -> str:
+    """What does not depend on the machine's arithmetic."""
+    return re.sub(r"\s+", " ", re.sub(r"-?\d[\d.e+-]*", "0", line)).strip()
+
+
+@pytest.mark.parametrize(("command", "shown"), BLOCKS, ids=[command.split()[0] for command, _ in BLOCKS])
+def test_a_command_prints_what_the_documentation_says(
+    command: str, shown: str, convatlas: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Line by line, "..." standing for any number of lines."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if command.startswith("runs/"):
+        trained = re.search(r"`convatlas (train .*?)`\.", PAGE)
+        assert trained
+        convatlas(*trained[1].split(), "--quiet", "--workers", "0")
+    printed = [without_digits(line) for line in convatlas("diagnose", *command.split()).splitlines()]
+    parts = re.split(r"^\.\.\.\n", shown, flags=re.MULTILINE)
+    expected = [[without_digits(line) for line in part.splitlines()] for part in parts]
+    assert printed[: len(expected[0])] == expected[0]
+    assert printed[-len(expected[-1]) :] == expected[-1]
+    assert "vanishing" in shown or "vanishing" not in " ".join(printed)
+
+
+def test_the_documentation_has_three() -> None:
+    assert len(BLOCKS) == 3

@@ -68,7 +68,7 @@ def judge(signals: Sequence[float], limit: float = LIMIT, step: float = STEP) ->
     if abs(decades) > math.log10(limit) and abs(slope) > math.log(step):
         health = "vanishing" if decades < 0 else "exploding"
     rule = (
-        f"signal x {per_layer:.3g} per layer towards the image, x {over_all:.2g} over {count} layers; limits x {step:g} "
-        f"and x {limit:g}{zeros}"
+        f"signal x {per_layer:.3g} per layer towards the image, x {over_all:.2g} over {count} layers; "
+        f"limits x {step:g} and x {limit:g}{zeros}"
     )
     return Verdict(health, per_layer, over_all, count, rule)
