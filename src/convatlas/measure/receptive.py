@@ -6,7 +6,8 @@ positions (a global pool, a linear layer over a map) is *global*; what multiplie
 normalises it over positions (squeeze-excitation, GroupNorm), leaves the map's own field and is *global besides*:
 "35 + global".
 
-An operation that no rule knows gives an unknown field, "?", with its name: nothing is guessed.
+The channels of a map are taken together: of two branches that are concatenated the wider one counts, also for a layer
+that later picks channels of the narrower. An operation that no rule knows gives an unknown field, "?", with its name: nothing is guessed.
 
 Source: the arithmetic of Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016); for graphs
 with several paths Araujo, Norris & Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill, 2019).
@@ -483,7 +484,23 @@ def _product(walk: _Walk, op: Op) -> _Seen:
             found.append((seen.pooled([inner], tensor.shape), op.output.shape))
     if op.name in ("addmm", "baddbmm", "addmv") and (seen := walk.of(op.args[0])) is not None:
         found.append((seen, op.args[0].shape))
-    return replace(_joined(found, op.output.shape), apart=0.0)
+    try:
+        return replace(_joined(found, op.output.shape), apart=0.0)
+    except _UnknownError:
+        if len(found) == 1:
+            raise
+        return _everything(walk)  # each position with each other one, as in attention
+
+
+def _attention(walk: _Walk, op: Op) -> list[_Seen | None]:
+    query, keys = walk.of(op.args[0]), walk.of(op.args[1])
+    if query is None or keys is None or not keys.at(op.args[1].ndim - 2):
+        raise _UnknownError
+    return [_everything(walk), *(None for _ in op.outputs[1:])]
+
+
+def _everything(walk: _Walk) -> _Seen:
+    return _Seen(tuple(_Axis(None, None) for _ in range(walk.axes)))
 
 
 # --- rules: the operations that only rearrange ------------------------------------------------------------------
@@ -669,7 +686,7 @@ _RULES: dict[str, Rule] = {
 
 
 def _rule(op: Op) -> Rule:
-    rule = _RULES.get(op.name)
+    rule = _RULES.get(op.name) or (_attention if op.name.startswith("_scaled_dot_product") else None)
     if rule is not None:
         return rule
     return _pointwise if elementwise(op) else _not_known
