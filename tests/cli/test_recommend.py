@@ -90,7 +90,10 @@ def test_small_images_are_ranked_by_cifar10(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["--max-params", "1k"], "All 7 that could be candidates have many times the parameters"),
+        (
+            ["--max-params", "1k"],
+            "All 7 that could be candidates have many times the parameters; the smallest, shufflenet_",
+        ),
         (
             ["--max-macs", "2M"],
             "no network fits. The nearest: shufflenet_v2_x0_5 makes 7.25 M MACs, 3.6 times",

@@ -63,7 +63,9 @@ def test_reasons_are_kept() -> None:
     found = canvass(Use(side=96, classes=10), "imagenet", max_params=5_000_000)
     assert found.without_evidence == ("resnet20_cifar", "lenet5")
     assert found.too_small_an_image == ("inception_v3",)
-    assert found.far == ("alexnet", "vgg16")
+    assert list(found.far) == ["alexnet", "vgg16"]
+    for name, size in found.far.items():
+        assert size == sum(parameter.numel() for parameter in create_model(name, 10).parameters())
     for each in found.candidates:
         assert each.params <= FAR * 5_000_000
     assert found.total == len(SOME) + 1

@@ -264,7 +264,11 @@ def _nothing(found: Canvass, advice: Advice) -> str:
     if near := _near(advice):
         return f"The nearest: {near[0]}."
     if found.far:
-        return f"All {len(found.far)} that could be candidates have many times the parameters."
+        name, size = min(found.far.items(), key=lambda item: item[1])
+        return (
+            f"All {len(found.far)} that could be candidates have many times the parameters; the smallest, {name}, "
+            f"has {size:,}."
+        )
     return "No network with a published error takes such images; try --evidence or another --image."
 
 

@@ -44,7 +44,7 @@ class Canvass:
     candidates: tuple[Candidate, ...]
     without_evidence: tuple[str, ...]
     too_small_an_image: tuple[str, ...]
-    far: tuple[str, ...]
+    far: Mapping[str, int]  # with their parameters
     gain: float  # how many points a figure of several crops counts worse
 
     @property
@@ -63,7 +63,7 @@ def canvass(
     counted: dict[object, Candidate] = {}
     without: list[str] = []
     small: list[str] = []
-    far: list[str] = []
+    far: dict[str, int] = {}
     for spec in everything:
         known = (own or {}).get(spec.name) or evidence(spec, kind, gain)
         if known is None:
@@ -74,8 +74,8 @@ def canvass(
             continue
         with blueprint():
             network = create_model(spec.name, use.classes, use.channels)
-        if max_params is not None and _params(network) > FAR * max_params:
-            far.append(spec.name)
+        if max_params is not None and (size := _params(network)) > FAR * max_params:
+            far[spec.name] = size
             continue
         try:
             traced = trace(network, (use.channels, use.side, use.side))
@@ -85,7 +85,7 @@ def canvass(
         candidate = _candidate(spec, known, network, traced, use)
         key = _signature(traced)
         counted[key] = _merged(counted[key], candidate) if key in counted else candidate
-    return Canvass(tuple(counted.values()), tuple(without), tuple(small), tuple(far), gain)
+    return Canvass(tuple(counted.values()), tuple(without), tuple(small), far, gain)
 
 
 def _candidate(spec: Spec, known: Evidence, network: nn.Module, traced: Trace, use: Use) -> Candidate:

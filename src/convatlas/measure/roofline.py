@@ -9,7 +9,8 @@ point arithmetic bounds it, below it memory does.
 - A row moves its inputs, its weights and its output once, to and from the memory: images' tensors once an image,
   weights once a batch. An operation that only looks at a tensor in another shape moves nothing.
 - What a row finds in a cache is charged all the same, since how much that is depends on the machine. So a small network
-  at batch 1 can be quicker than its memory bound; the arithmetic bound holds always.
+  at batch 1 can be quicker than its memory bound. The arithmetic bound holds for every kernel that makes the products
+  that are counted; Winograd's makes fewer.
 
 What the machine can do is measured by `measure.roof`; all here is arithmetic.
 """
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 
 from convatlas.errors import UsageError, did_you_mean
 from convatlas.measure.cost import Row, kind
-from convatlas.measure.roof import Roof
 from convatlas.measure.operations import macs
+from convatlas.measure.roof import Roof
 from convatlas.measure.trace import Call, Inputs, Op, Trace, trace
 
 ITEM_BYTES = {"fp32": 4, "bf16": 2}
