@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         if name != shown:
             print(f"{PAGE.name}: asks for {name} and shows {shown}")
             return 1
-        file, drawing = PAGE.parent / "charts" / f"{name}.svg", CHARTS[name]() + "\n"
+        file, drawing = PAGE.parent / "charts" / f"{name}.svg", CHARTS[name]()
         if file.exists() and file.read_text() == drawing:
             continue
         stale.append(name)

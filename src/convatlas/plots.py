@@ -207,6 +207,12 @@ def svg(figure: Figure, *, themed: bool = False) -> str:
     return re.sub(r"\n\s*", "\n", text).strip()
 
 
+def svg_file(figure: Figure) -> str:
+    """The figure as the text of an SVG file with a ground of its own, for light and dark."""
+    head, rest = svg(figure).split(">", 1)
+    return darkened(f'{head}>\n<rect width="100%" height="100%" fill="{PAPER}"/>{rest}\n')
+
+
 def darkened(text: str) -> str:
     """An SVG file with fixed colours that follows the reader's choice of light or dark by itself.
 

@@ -19,7 +19,7 @@ from convatlas.audit.lectures import reference
 from convatlas.measure.charts import Bar, bars, scatter
 from convatlas.measure.comparison import Entry, entry, points, published_errors
 from convatlas.models import find, specs
-from convatlas.plots import darkened, svg
+from convatlas.plots import svg_file
 from convatlas.registry import Spec
 from convatlas.train.recipe import Recipe
 
@@ -51,14 +51,14 @@ def bubble_chart() -> str:
         points(imagenet(), "macs", "top1"), "macs", "top1", bubbles=True,
         title="ImageNet: error, multiply-adds, and parameters as area", size=(12.0, 8.0),
     )  # fmt: skip
-    return darkened(svg(drawn.figure))
+    return svg_file(drawn.figure)
 
 
 def parameters_chart() -> str:
     """Top-1 error over parameters."""
     found = points(imagenet(), "params", "top1")
-    return darkened(
-        svg(scatter(found, "params", "top1", title="ImageNet: error and parameters", size=(12.0, 8.0)).figure)
+    return svg_file(
+        scatter(found, "params", "top1", title="ImageNet: error and parameters", size=(12.0, 8.0)).figure
     )
 
 
@@ -82,7 +82,7 @@ def contest_bars() -> str:
         for year, error, spec in contest()
     ]
     title = f"ILSVRC: the winners' top-5 error (a human annotator: {human:g} %)"
-    return darkened(svg(bars(drawn, title=title, y_label="top-5 error, %")))
+    return svg_file(bars(drawn, title=title, y_label="top-5 error, %"))
 
 
 def contest_table() -> Table:

@@ -153,7 +153,7 @@ def _pictures(
     from convatlas.files import write_durable
     from convatlas.measure.charts import scatter
     from convatlas.measure.comparison import METRICS, cells, page, points, usual_metric
-    from convatlas.plots import darkened, svg
+    from convatlas.plots import svg_file
 
     error = metric or usual_metric(entries)
     found = points(entries, axis, error)
@@ -170,7 +170,7 @@ def _pictures(
         without = [entry.name for entry in entries if entry.name not in {point.name for point in found}]
         if without:
             console.say(f"without a {METRICS[error]} above 0, so not drawn: {', '.join(without)}")
-        drawing = darkened(svg(drawn.figure))
+        drawing = svg_file(drawn.figure)
         if chart is not None and chart.suffix == ".svg":
             write_durable(chart, drawing.encode())
         elif chart is not None:
