@@ -13,7 +13,8 @@ from canon import CLASSIFIERS, build, cost, images, sides
 from convatlas.errors import UsageError
 from convatlas.layers.blueprint import blueprint
 from convatlas.measure import measure
-from convatlas.measure.arithmetic.dense import SlidingLinear, dense, pooling_matrix
+from convatlas.measure.arithmetic.dense import dense
+from convatlas.measure.arithmetic.sliding import SlidingLinear, pooling_matrix
 from convatlas.models import create_model
 from convatlas.registry import Spec
 
