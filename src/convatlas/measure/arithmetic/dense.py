@@ -98,6 +98,7 @@ def dense(
         UsageError: if the head is none of that, with what stands in the way.
 
     Examples:
+        >>> import torch
         >>> lenet = nn.Sequential(
         ...     nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 4 * 4, 20), nn.ReLU(),
         nn.Linear(20, 10) ... )
