@@ -99,9 +99,8 @@ def dense(
 
     Examples:
         >>> import torch
-        >>> lenet = nn.Sequential(
-        ...     nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 4 * 4, 20), nn.ReLU(),
-        nn.Linear(20, 10) ... )
+        >>> features = [nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+        >>> lenet = nn.Sequential(*features, nn.Linear(6 * 4 * 4, 20), nn.ReLU(), nn.Linear(20, 10))
         >>> over = dense(lenet, (1, 12, 12))
         >>> over.head
         Sequential(
@@ -111,7 +110,7 @@ def dense(
         )
         >>> tuple(over(torch.zeros(1, 1, 32, 20)).shape), over.window(1, 2)
         ((1, 10, 11, 5), (4, 2, 16, 14))
-    """  # noqa: E501 - a line that is run
+    """
     if copy:
         model = copies.deepcopy(model)
     found = find_head(model, image)
