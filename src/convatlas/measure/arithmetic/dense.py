@@ -86,8 +86,8 @@ def dense(
     """A classifier made fully convolutional, for images of its native size (C, H, W) and larger ones.
 
     Any network that goes from one map by pooling or flattening to linear layers will do, written as modules or as
-    functions; activations, dropout (which evaluation leaves out) and BatchNorm may stand between. The weights are the network's own,
-    so nothing of it changes and nothing is held twice.
+    functions; activations, dropout (which evaluation leaves out) and BatchNorm may stand between. The weights are the
+    network's own, so nothing of it changes and nothing is held twice.
 
     Args:
         model: gives logits (N, num_classes).

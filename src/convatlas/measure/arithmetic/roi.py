@@ -3,8 +3,8 @@
 Both divide a region of a feature map into T x T cells and say one number for each. RoIPool rounds twice, the region to
 whole places and the cells to whole places again, and takes maxima. RoIAlign rounds nothing: it looks between the
 places, by bilinear interpolation at regular points of each cell, and takes their mean. A place of the map stands for
-`stride` pixels of the image, so what RoIPool rounds away is a shift of up to half a stride: nothing for a
-class, much for a mask.
+`stride` pixels of the image, so RoIPool moves the near edges by up to half a stride and the far ones, whose place
+belongs to the region, by up to one and a half: nothing for a class, much for a mask.
 
 Letters: features (C, H, W); a box is xyxy in pixels of the image, `scale` = 1 / stride takes it to the map.
 
