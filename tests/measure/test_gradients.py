@@ -150,6 +150,24 @@ def test_another_librarys_tuple_counts_by_its_first_tensor() -> None:
     assert found.verdict.health == "healthy"
 
 
+class Token(nn.Module):
+    """Holds a number for itself beside layers, an attention among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.inner = nn.Parameter(torch.zeros(1, 1, 6)), nn.Linear(6, 6)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), 1, 6), self.inner(x)], 1)
+        return self.attention(x, x, x)[0][:, 0]
+
+
+def test_what_only_holds_layers_is_none_itself() -> None:
+    found = gradients(Token(), torch.randn(4, 3, 6), torch.arange(4))
+    assert [layer.name for layer in found.layers] == ["inner", "attention"]
+
+
 def test_everything_is_given_back() -> None:
     for training in (True, False):
         convolved = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout())

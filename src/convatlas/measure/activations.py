@@ -195,6 +195,20 @@ class _Tally:
         )
 
 
+def is_layer(module: nn.Module) -> bool:
+    """Whether it is a weight layer that works with most of its weights itself.
+
+    A network that holds a class token beside its layers is none; an attention that holds a projection is one.
+    """
+
+    def numbers(recurse: bool) -> int:
+        return sum(
+            tensor.numel() for tensor in (*module.parameters(recurse), *module.buffers(recurse=recurse))
+        )
+
+    return is_weight_layer(module) and 2 * numbers(False) > numbers(True)
+
+
 class _Observer(TorchDispatchMode):
     """Sees the operations of one forward pass, and the module that each happened in."""
 
@@ -210,7 +224,7 @@ class _Observer(TorchDispatchMode):
 
     def leave(self, name: str, module: nn.Module, output: Any) -> None:
         self.open.pop()
-        if is_weight_layer(module):
+        if is_layer(module):
             for tensor in tensors_in(output)[:1]:
                 self.note(name, type(module).__name__, tensor)
 

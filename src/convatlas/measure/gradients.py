@@ -27,7 +27,7 @@ from torch.func import functional_call
 
 from convatlas.errors import UsageError
 from convatlas.hooks import eval_mode, train_mode, watched
-from convatlas.measure.depth import is_weight_layer
+from convatlas.measure.activations import is_layer
 from convatlas.measure.trace import tensors_in
 from convatlas.measure.verdict import Verdict, judge
 from convatlas.models.classifier import Classifier, WithAuxiliary
@@ -124,7 +124,7 @@ def gradients(
     generators. Frozen layers are measured as if they were trained.
 
     Args:
-        model: any network; weight layers are those of `measure.depth`.
+        model: any network; weight layers are those of `measure.depth` that work with their weights themselves.
         images: (N, C, H, W), ready for the network.
         labels: (N,), or whatever `loss` takes.
         loss: of (output, labels), a scalar; `main_loss` if None.
@@ -204,7 +204,7 @@ class _Watch:
     def leave(self, name: str, module: nn.Module, output: Any) -> None:
         if not name:
             self.at = ""
-        if not is_weight_layer(module) or not _has_weights(module):
+        if not is_layer(module) or not _has_weights(module):
             return
         edges = self.edges.setdefault(name, [])
         edges += [get_gradient_edge(tensor) for tensor in tensors_in(output) if tensor.requires_grad]
