@@ -206,6 +206,15 @@ class Two(nn.Module):
         return x + self.relu(y)
 
 
+@pytest.mark.parametrize("depth", ["stage", "block", "layer"])
+def test_what_does_nothing_is_no_box(depth: Depth) -> None:
+    net = nn.Sequential(
+        nn.Identity(), nn.Conv2d(3, 4, 3), nn.Dropout(), nn.Flatten(), nn.Linear(144, 2), nn.Identity()
+    )
+    nodes = diagram.boxes(net, trace(net, (3, 8, 8)), depth)
+    assert [node.inputs for node in nodes] == [[], [0], [1], [2]]
+
+
 def test_several_inputs() -> None:
     nodes = diagram.boxes(net := Two(), trace(net, [(3, 4, 4), (3, 4, 4)]), "layer")
     assert reads(nodes) == {

@@ -73,11 +73,11 @@ def flow(traced: Trace, group: Callable[[str], str | None]) -> list[Box]:
         home, reads = group(call.name), sources(call.inputs)
         if call.output is None:
             continue
+        if reads and (home is None or home != opened) and _silent(call, reads):
+            maker[id(call.output)] = reads[0]  # opens no box
+            continue
         if home is None:
             opened = None
-            if _silent(call, reads) and reads:
-                maker[id(call.output)] = reads[0]
-                continue
             shape, sign = tuple(call.output.shape[1:]), _sign(call, reads)
             if call.class_name == "mean" and boxes[-1].sign == "stack" and reads == [len(boxes) - 1]:
                 boxes[-1].sign, boxes[-1].shape = "mean", shape  # of several tensors: one join
