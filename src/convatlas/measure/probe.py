@@ -68,14 +68,18 @@ def probe(
         1 0 (0, 3) (0, 3) True
         1 1 (2, 5) (2, 5) True
     """
-    side = _smallest_side(model, channels)
+    smallest = _smallest_side(model, channels)
     found: list[Probed] = []
     for axis in axes:
-        spans = _spans(model, (channels, side, side), layers, axis)
-        longest = max((span.size + 2 * span.advance for span in spans.values()), default=side)
-        strip = [channels, side, side]
-        strip[1 + axis] = max(longest, side)
-        found += _along(model, tuple(strip), layers, axis)
+        for side in (smallest, 2 * smallest, 4 * smallest):
+            spans = _spans(model, (channels, side, side), layers, axis)
+            longest = max((span.size + 2 * span.advance for span in spans.values()), default=side)
+            strip = [channels, side, side]
+            strip[1 + axis] = max(longest, side)
+            along = _along(model, tuple(strip), layers, axis)
+            if all(each.seen != NOTHING for each in along):  # else all of a narrow strip's windows are in the padding
+                break
+        found += along
     return found
 
 

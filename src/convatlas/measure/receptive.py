@@ -7,7 +7,8 @@ normalises it over positions (squeeze-excitation, GroupNorm), leaves the map's o
 "35 + global".
 
 The channels of a map are taken together: of two branches that are concatenated the wider one counts, also for a layer
-that later picks channels of the narrower. An operation that no rule knows gives an unknown field, "?", with its name: nothing is guessed.
+that later picks channels of the narrower. An operation that no rule knows gives an unknown field, "?", with its name:
+nothing is guessed.
 
 Source: the arithmetic of Dumoulin & Visin, "A guide to convolution arithmetic for deep learning" (2016); for graphs
 with several paths Araujo, Norris & Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill, 2019).
