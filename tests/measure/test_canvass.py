@@ -7,7 +7,9 @@ import pytest
 from convatlas.layers.blueprint import blueprint
 from convatlas.measure import canvass as module
 from convatlas.measure import measure
+from convatlas.measure.advice import Budget
 from convatlas.measure.canvass import FAR, Use, canvass
+from convatlas.measure.memory import predict
 from convatlas.models import create_model, find, list_models
 
 SOME = (
@@ -33,6 +35,7 @@ def test_counts_are_those_of_measure() -> None:
         cost = measure(network, (3, 96, 96))
         assert each.macs == cost.macs
         assert each.params == cost.params - cost.unused_params  # googlenet's auxiliary heads are left out
+        assert each.memory_bytes == predict(network, (3, 96, 96)).peak
         assert each.memory_bytes >= 4 * each.params
 
 
@@ -60,7 +63,7 @@ def test_of_two_trainings_of_one_network_the_better_one_counts(monkeypatch: pyte
 
 @pytest.mark.usefixtures("_some")
 def test_reasons_are_kept() -> None:
-    found = canvass(Use(side=96, classes=10), "imagenet", max_params=5_000_000)
+    found = canvass(Use(side=96, classes=10), "imagenet", Budget(max_params=5_000_000))
     assert found.without_evidence == ("resnet20_cifar", "lenet5")
     assert found.too_small_an_image == ("inception_v3",)
     assert list(found.far) == ["alexnet", "vgg16"]
@@ -84,17 +87,19 @@ def test_official_weights_are_marked() -> None:
 @pytest.mark.usefixtures("_some")
 def test_more_images_and_training_need_more_memory() -> None:
     def memory(**wish: int | bool) -> dict[str, int]:
-        found = canvass(Use(side=96, classes=10, **wish), "imagenet")  # type: ignore[arg-type]
-        return {each.name: each.memory_bytes for each in found.candidates}
+        found = canvass(Use(side=96, classes=10, **wish), "imagenet", Budget(2_000_000))  # type: ignore[arg-type]
+        return {each.name: each.memory_bytes for each in found.candidates if each.memory_bytes is not None}
 
     one, eight, step = memory(), memory(batch=8), memory(batch=8, train=True)
+    assert "squeezenet1_1" in one
+    assert "efficientnet_b0" not in one, "over the budget: it decides nothing there"
     for name, bytes_ in one.items():
         assert bytes_ < eight[name] < step[name]
         assert eight[name] < 8 * bytes_  # the weights are there once
 
 
 def test_the_whole_canon_is_accounted_for() -> None:
-    found = canvass(Use(side=128, classes=37), "imagenet", max_params=5_000_000)
+    found = canvass(Use(side=128, classes=37), "imagenet", Budget(max_params=5_000_000, max_macs=10**8))
     names = [each for candidate in found.candidates for each in (candidate.name, *candidate.same)]
     names += [*found.without_evidence, *found.too_small_an_image, *found.far]
     assert sorted(names) == sorted(list_models(task="classification"))

@@ -87,7 +87,7 @@ def recommend(
     kind: Kind = kind_for(image) if evidence is None else evidence  # pyright: ignore[reportAssignmentType]
     own = {} if runs is None else own_evidence(runs)
     console.say("counting the networks")
-    found = canvass(use, kind, budget.max_params, own)
+    found = canvass(use, kind, budget, own)
 
     def timed(candidate: Candidate) -> Timing:
         from convatlas.measure.timing import latency
@@ -158,7 +158,7 @@ def _cells(place: int, ranked: Ranked) -> tuple[str, ...]:
         f"{source} {known.side} px",
         count_text(each.params),
         count_text(each.macs),
-        f"{each.memory_bytes / 1e6:,.1f} MB",
+        "" if each.memory_bytes is None else f"{each.memory_bytes / 1e6:,.1f} MB",
         "" if each.milliseconds is None else f"{each.milliseconds:.3g}",
         ", ".join(each.weights),
         remark,
@@ -246,14 +246,13 @@ def _rule(use: Use, kind: Kind, found: Canvass) -> list[str]:
         )
     else:
         lines.append("Networks with figures on ImageNet alone are not ranked: --evidence imagenet does.")
-    lines.append(MEMORY_TRAIN if use.train else MEMORY)
+    lines.append(MEMORY)
     return lines
 
 
-MEMORY = "Memory: the weights, and the largest input and output that must be there together; at least so much is used."
-MEMORY_TRAIN = (
-    "Memory: weights, gradients and momentum, and the outputs of convolutions and products that backward needs; at "
-    "least so much is used."
+MEMORY = (
+    "Memory: all tensors that live at once at the worst moment, predicted; the libraries themselves, scratch memory "
+    "and what an allocator keeps in reserve come on top."
 )
 
 

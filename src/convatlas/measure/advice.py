@@ -32,14 +32,14 @@ class Candidate:
     """A network as it would be used: counted for the wanted classes and images, and timed if it came to that.
 
     `weights` says where official weights can be had, `same` which other names of the canon are the same network with
-    a figure of another size.
+    a figure of another size. Memory is None where it was not worth predicting.
     """
 
     name: str
     evidence: Evidence
     params: int
     macs: int
-    memory_bytes: int
+    memory_bytes: int | None = None
     weights: tuple[str, ...] = ()
     same: tuple[str, ...] = ()
     timing: Timing | None = None
@@ -68,7 +68,7 @@ class Budget:
                 )
 
     def excess(self, candidate: Candidate) -> dict[str, float]:
-        """What is over the budget, and how many times the budget it is. A time that is not known is not over."""
+        """What is over the budget, and how many times the budget it is. What is not known is not over."""
         limits: dict[str, tuple[float | None, float | None]] = {
             "params": (candidate.params, self.max_params),
             "macs": (candidate.macs, self.max_macs),
@@ -149,8 +149,9 @@ def dominates(one: Candidate, other: Candidate) -> bool:
         (one.evidence.counted_pct, other.evidence.counted_pct),
         (one.params, other.params),
         (one.macs, other.macs),
-        (one.memory_bytes, other.memory_bytes),
     ]
+    if one.memory_bytes is not None and other.memory_bytes is not None:
+        pairs.append((one.memory_bytes, other.memory_bytes))
     if one.milliseconds is not None and other.milliseconds is not None:
         pairs.append((one.milliseconds, other.milliseconds))
     return all(ours <= theirs for ours, theirs in pairs) and any(ours < theirs for ours, theirs in pairs)
@@ -195,7 +196,7 @@ def advise(
 _WORDS: dict[str, Callable[[Candidate], str]] = {
     "params": lambda each: f"has {_count(each.params)} parameters",
     "macs": lambda each: f"makes {_count(each.macs)} MACs",
-    "memory_bytes": lambda each: f"needs {each.memory_bytes / 1e6:,.0f} MB",
+    "memory_bytes": lambda each: f"needs {(each.memory_bytes or 0) / 1e6:,.0f} MB",
     "milliseconds": lambda each: f"takes {each.milliseconds:.3g} ms",
 }
 

@@ -14,8 +14,9 @@ from torch import nn
 
 from convatlas.errors import UsageError
 from convatlas.layers.blueprint import blueprint
-from convatlas.measure.advice import Candidate
+from convatlas.measure.advice import Budget, Candidate
 from convatlas.measure.evidence import Evidence, Kind, crops_gain, evidence
+from convatlas.measure.memory import predict
 from convatlas.measure.operations import macs
 from convatlas.measure.trace import Trace, trace
 from convatlas.models import create_model, specs
@@ -55,9 +56,13 @@ class Canvass:
 
 
 def canvass(
-    use: Use, kind: Kind, max_params: int | None = None, own: Mapping[str, Evidence] | None = None
+    use: Use, kind: Kind, budget: Budget | None = None, own: Mapping[str, Evidence] | None = None
 ) -> Canvass:
-    """Count all networks that have a figure of that kind, or one of their user's `own` by name, for the given use."""
+    """Count all networks that have a figure of that kind, or one of their user's `own` by name, for the given use.
+
+    Memory is predicted where parameters and MACs are within the budget; elsewhere it decides nothing.
+    """
+    budget = budget or Budget()
     everything = [spec for spec in specs() if spec.task == "classification"]
     gain = crops_gain(everything)
     counted: dict[object, Candidate] = {}
@@ -74,27 +79,28 @@ def canvass(
             continue
         with blueprint():
             network = create_model(spec.name, use.classes, use.channels)
-        if max_params is not None and (size := _params(network)) > FAR * max_params:
+        if budget.max_params is not None and (size := _params(network)) > FAR * budget.max_params:
             far[spec.name] = size
             continue
         try:
             traced = trace(network, (use.channels, use.side, use.side))
-        except UsageError:
+            candidate = _candidate(spec, known, network, traced)
+            if not budget.excess(candidate):
+                candidate = replace(candidate, memory_bytes=_memory_bytes(network, use))
+        except UsageError:  # also of BatchNorm, which cannot train on a single number
             small.append(spec.name)
             continue
-        candidate = _candidate(spec, known, network, traced, use)
         key = _signature(traced)
         counted[key] = _merged(counted[key], candidate) if key in counted else candidate
     return Canvass(tuple(counted.values()), tuple(without), tuple(small), far, gain)
 
 
-def _candidate(spec: Spec, known: Evidence, network: nn.Module, traced: Trace, use: Use) -> Candidate:
+def _candidate(spec: Spec, known: Evidence, network: nn.Module, traced: Trace) -> Candidate:
     return Candidate(
         name=spec.name,
         evidence=known,
         params=_params(network) - sum(traced.unused.values()),
         macs=sum(macs(op) for op in traced.ops),
-        memory_bytes=memory_bytes(network, traced, use),
         weights=tuple(
             library
             for library in LIBRARIES
@@ -103,21 +109,10 @@ def _candidate(spec: Spec, known: Evidence, network: nn.Module, traced: Trace, u
     )
 
 
-def memory_bytes(network: nn.Module, traced: Trace, use: Use) -> int:
-    """Bytes of tensors at least, in fp32.
-
-    Inference: the weights, and the largest input and output of one operation, which must be there together.
-    Training by SGD with momentum: weights, gradients and momentum, and the output of every convolution and product.
-    """
-    weights = 4 * _params(network)
-    sizes = [
-        [tensor.numel() for tensor in (*call.inputs, *(op.output for op in call.ops[-1:]))]
-        for call in traced.calls
-        if any(macs(op) for op in call.ops)
-    ]
-    if use.train:
-        return 3 * weights + 4 * use.batch * sum(each[-1] for each in sizes)
-    return weights + 4 * use.batch * max((sum(each) for each in sizes), default=0)
+def _memory_bytes(network: nn.Module, use: Use) -> int:
+    """Bytes of the tensors that live at once at the worst moment, in fp32; training is by SGD with momentum."""
+    shape = (use.channels, use.side, use.side)
+    return predict(network, shape, batch=use.batch, training=use.train, optimizer="momentum").peak
 
 
 def _params(network: nn.Module) -> int:
