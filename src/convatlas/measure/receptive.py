@@ -161,8 +161,8 @@ def _joined(operands: Sequence[tuple[_Seen, Sequence[int]]], shape: Sequence[int
     seen: _Seen | None = None
     besides = any(each.besides for each, _ in operands)
     for each, size in operands:
-        missing = len(shape) - len(size)
-        each = each.moved(lambda dim, missing=missing: dim + missing)
+        if missing := len(shape) - len(size):
+            each = each.moved(lambda dim, missing=missing: dim + missing)
         axes = [
             a.span is not None and a.dim is not None and size[a.dim - missing] == 1 < shape[a.dim]
             for a in each.axes
@@ -174,13 +174,23 @@ def _joined(operands: Sequence[tuple[_Seen, Sequence[int]]], shape: Sequence[int
         seen = each if seen is None else _two(seen, each)
     if seen is None:
         raise _UnknownError
-    return replace(seen, besides=seen.besides or besides)
+    return replace(seen, besides=True) if besides and not seen.besides else seen
+
+
+def _aligned(seen: _Seen) -> _Seen:
+    """The same without the misalignment of earlier branches, which is told where they meet."""
+    return replace(seen, apart=0.0) if seen.apart else seen
 
 
 def _two(ours: _Seen, theirs: _Seen) -> _Seen:
+    if ours.axes == theirs.axes:
+        return ours
     axes: list[_Axis] = []
     besides, apart = ours.besides or theirs.besides, 0.0
     for one, other in zip(ours.axes, theirs.axes, strict=True):
+        if one == other:
+            axes.append(one)
+            continue
         placed = [axis for axis in (one, other) if axis.dim is not None]
         if len({(axis.dim, axis.mixed) for axis in placed}) > 1:
             raise _UnknownError
@@ -227,7 +237,7 @@ class _Walk:
         others = [self.of(tensor) for tensor in op.inputs if tensor is not op.args[0]]
         if seen is None or any(other is not None for other in others):
             raise _UnknownError
-        return replace(seen, apart=0.0)
+        return _aligned(seen)
 
     def join(self, tensors: Iterable[Tensor], shape: Sequence[int]) -> _Seen:
         """Of what is computed elementwise from tensors."""

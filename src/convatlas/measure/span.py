@@ -80,6 +80,11 @@ class Span:
         """What units see that see what ours and what the other's see; None if their strides differ."""
         if self == other:
             return self
+        if self.period == other.period == 1:
+            if self.advance != other.advance:
+                return None
+            low, high = min(self.lows[0], other.lows[0]), max(self.highs[0], other.highs[0])
+            return Span(self.advance, (low,), (high,))
         if self.stride != other.stride:
             return None
         period = lcm(self.period, other.period)
@@ -90,6 +95,8 @@ class Span:
 
     def apart(self, other: Span) -> float:
         """Pixels between the centres of the same unit in two maps, where that is largest."""
+        if self == other:
+            return 0.0
         units = range(lcm(self.period, other.period))
         pairs = ((self.of(unit), other.of(unit)) for unit in units)
         return max(
