@@ -9,7 +9,7 @@ pixels needs no image of a million.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ from convatlas.measure.receptive import fields
 from convatlas.measure.span import NOTHING, Span
 from convatlas.measure.trace import trace
 from convatlas.randomness import preserved
+
+# Up to this length the strip is as wide as the field too: in a narrow one a path may lead through the padding alone.
+WHOLE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +71,19 @@ def probe(
         1 0 (0, 3) (0, 3) True
         1 1 (2, 5) (2, 5) True
     """
-    smallest = _smallest_side(model, channels)
+    side = _smallest_side(model, channels)
+    lengths = [_length(_spans(model, (channels, side, side), layers, axis), side) for axis in (0, 1)]
     found: list[Probed] = []
     for axis in axes:
-        for side in (smallest, 2 * smallest, 4 * smallest):
-            spans = _spans(model, (channels, side, side), layers, axis)
-            longest = max((span.size + 2 * span.advance for span in spans.values()), default=side)
-            strip = [channels, side, side]
-            strip[1 + axis] = max(longest, side)
-            along = _along(model, tuple(strip), layers, axis)
-            if all(each.seen != NOTHING for each in along):  # else all of a narrow strip's windows are in the padding
-                break
-        found += along
+        across = lengths[1 - axis] if lengths[1 - axis] <= WHOLE else side
+        strip = (lengths[0], across) if axis == 0 else (across, lengths[1])
+        found += _along(model, (channels, *strip), layers, axis)
     return found
+
+
+def _length(spans: Mapping[str, Span], least: int) -> int:
+    """Pixels that hold the fields of two neighbours of every layer."""
+    return max(least, *(span.size + 2 * span.advance for span in spans.values())) if spans else least
 
 
 def _smallest_side(model: nn.Module, channels: int) -> int:
