@@ -36,6 +36,7 @@ docs: $(VENV)/.docs
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python docs/diagrams.py --check
 	$(BIN)/python docs/charts.py --check
+	$(BIN)/python docs/arithmetic.py --check
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 

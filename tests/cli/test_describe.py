@@ -215,3 +215,27 @@ def test_a_command_prints_what_the_documentation_says(
 
 def test_the_documentation_has_them() -> None:
     assert len(BLOCKS) == 6
+
+
+def test_the_peak_of_memory_for_a_batch(convatlas: Callable[..., str]) -> None:
+    shown = convatlas("resnet20_cifar", "--batch", "8", "--optimizer", "adamw")
+    assert re.search(r"a pass of 8 images in fp32 +[\d.]+ MiB", shown)
+    assert re.search(r"a training step of 8 images in fp32, adamw +[\d.]+ MiB", shown)
+    found = json.loads(convatlas("resnet20_cifar", "--batch", "8", "--dtype", "bf16", "--json"))["memory"]
+    step = found["a training step of 8 images in bf16, momentum"]
+    assert step["parameters"] == step["gradients"] == step["optimizer"] == 2 * 269_722
+    assert step["peak"] > found["a pass of 8 images in bf16"]["peak"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--batch", "8", "--optimizer", "adagrad"), "momentum"),
+        (("--batch", "8", "--dtype", "int8"), "bf16"),
+        (("--dtype", "bf16"), "--batch N"),
+        (("--batch", "8", "--csv"), "--json"),
+    ],
+)
+def test_wrong_wishes_about_memory(words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("describe", "lenet5", *words) == 2
+    assert says in capsys.readouterr().err

@@ -210,3 +210,59 @@ def test_a_measurement_is_a_value() -> None:
     assert pickle.loads(pickle.dumps(cost)) == cost
     assert isinstance(cost, Measurement)
     assert sum(row["macs"] for row in cost.to_json()["rows"]) == cost.macs == cost.to_json()["macs"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "words"),
+    [
+        (nn.Conv1d(2, 3, 5, 2), (2, 40), "conv 5/2, 3"),
+        (nn.MaxPool1d(4), (2, 40), "max pool 4/4"),
+        (nn.AvgPool1d(4), (2, 40), "avg pool 4/4"),
+        (nn.AdaptiveAvgPool1d(5), (2, 40), "adaptive avg pool 5"),
+        (nn.Conv3d(2, 3, (1, 3, 5)), (2, 8, 8, 8), "conv 1x3x5, 3"),
+        (nn.MaxPool3d(2), (2, 8, 8, 8), "max pool 2x2x2/2"),
+        (nn.AvgPool2d(3, 2), (2, 8, 8), "avg pool 3x3/2"),
+    ],
+)
+def test_words_for_signals_and_volumes(layer: nn.Module, shape: tuple[int, ...], words: str) -> None:
+    assert measure(nn.Sequential(layer), shape).rows[1].kind == words
+
+
+def test_several_arguments_as_a_list() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.words, self.linear = nn.Conv2d(3, 4, 3), nn.Embedding(10, 4), nn.Linear(4, 2)
+
+        def forward(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+            return self.linear(self.conv(image).mean((2, 3)) + self.words(text).sum(1))
+
+    cost = measure(Two(), [(3, 8, 8), torch.zeros(1, 5, dtype=torch.long)])
+    assert (cost.params, cost.macs) == (112 + 40 + 10, 36 * 27 * 4 + 8)
+    assert cost.unknown == ()
+    with pytest.raises(UsageError, match=r"several arguments.*\[\(3, 64, 64\)"):
+        measure(Two(), (3, 8, 8))
+
+
+def test_frozen_parameters_and_what_nobody_knows() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1))
+    model[0].requires_grad_(False)
+    cost = measure(model, (3, 8, 8))
+    assert (cost.params, cost.trainable) == (132, 20)
+    assert [row.trainable for row in cost.rows] == [0, 0, 20]
+
+    class Spectrum(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.rfft2(x).real
+
+    strange = measure(nn.Sequential(nn.Conv2d(3, 4, 3), Spectrum()), (3, 8, 8))
+    assert strange.unknown == ("_fft_r2c",)
+    assert [bool(row.unknown) for row in strange.rows] == [False, False, True]
+
+
+def test_other_operations_by_hand() -> None:
+    """Biases 4 x 36, BatchNorm 2 each, ReLU 1 each, a 2x2 maximum 4 each, a mean of 9 numbers for each map."""
+    layers = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)
+    )
+    assert [row.operations for row in measure(layers, (3, 8, 8)).rows] == [0, 144, 288, 144, 144, 36]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from convatlas.cli.target import Shape, Target
     from convatlas.measure import Measurement
+    from convatlas.measure.memory import Memory
 
 
 def describe(
@@ -48,6 +51,18 @@ def describe(
             help="Print what bounds each layer on this machine, arithmetic or memory, after `bench --roofline`.",
         ),
     ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Predict the peak memory of a pass and of a training step with so many images.", min=1
+        ),
+    ] = None,
+    optimizer: Annotated[
+        str, typer.Option(metavar="NAME", help="sgd, momentum, rmsprop, adam or adamw, for --batch.")
+    ] = "momentum",
+    dtype: Annotated[
+        str, typer.Option(metavar="fp32|bf16|fp16|fp64", help="Precision of weights and images, for --batch.")
+    ] = "fp32",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV with exact numbers.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with exact numbers.")] = False,
@@ -68,6 +83,10 @@ def describe(
         raise UsageError(
             "--roofline is a table of layers for the terminal, or with --json; leave the rest out."
         )
+    if batch is None and (optimizer, dtype) != ("momentum", "fp32"):
+        raise UsageError("--optimizer and --dtype say how memory is predicted; --batch N asks for it.")
+    if batch is not None and (roofline or markdown or as_csv or html is not None or graph is not None):
+        raise UsageError("--batch adds to the table for the terminal, or to --json; leave the rest out.")
     from convatlas.measure import folded, measure, page, table
 
     levels = folded.read_depth(depth)
@@ -97,11 +116,17 @@ def describe(
     whole = measure(found.model, shapes if len(shapes) > 1 else found.input_shape)
     cost = folded.fold(whole, levels, found.model)
     spec = found.spec
+    peaks = _peaks(found, shapes, batch, optimizer, dtype) if batch else {}
     if roofline:
         _show_roofline(found, shapes, whole, as_json=as_json)
     elif as_json:
         console.write_json(
-            {"name": found.name, "published": published(spec) if spec else {}, **cost.to_json()}
+            {
+                "name": found.name,
+                "published": published(spec) if spec else {},
+                **({"memory": {name: asdict(memory) for name, memory in peaks.items()}} if peaks else {}),
+                **cost.to_json(),
+            }
         )
     elif as_csv:
         console.write(table.to_csv(cost))
@@ -111,7 +136,7 @@ def describe(
         page.write(html, whole, found.model, title=_title(found), spec=spec, depth=levels if depth else 1)
         console.say(f"wrote {html}")
     else:
-        _show(found, cost, whole)
+        _show(found, cost, whole, peaks)
         return
     if not as_json:
         for sentence in table.doubts(whole):
@@ -162,12 +187,39 @@ def _title(found: Target) -> str:
     return f"{found.name}: {paper.title} ({paper.authors + ', ' if paper.authors else ''}{paper.year})"
 
 
-def _show(found: Target, cost: Measurement, whole: Measurement) -> None:
+def _peaks(found: Target, shapes: list[Shape], batch: int, optimizer: str, dtype: str) -> dict[str, Memory]:
+    """Predicted memory by what is done, in words."""
+    import torch
+
+    from convatlas.measure.memory import predict
+
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+    if dtype not in types:
+        raise UsageError(f"--dtype {dtype!r} is not known; {', '.join(types)} are.")
+    inputs = shapes if len(shapes) > 1 else found.input_shape
+    images = f"{batch} image{'s' * (batch > 1)} in {dtype}"
+    return {
+        f"a pass of {images}": predict(found.model, inputs, batch=batch, dtype=types[dtype]),
+        f"a training step of {images}, {optimizer}": predict(
+            found.model, inputs, batch=batch, dtype=types[dtype], training=True, optimizer=optimizer
+        ),
+    }
+
+
+def _show(found: Target, cost: Measurement, whole: Measurement, peaks: Mapping[str, Memory]) -> None:
     from convatlas.measure import table
 
     console.show(_title(found))
     console.show(table.rich_facts(whole, found.spec))
     console.show("")
+    if peaks:
+        titles = ("peak memory", "all", "parameters", "optimiser", "the rest")
+        rows = [
+            (what, *map(table.bytes_text, (m.peak, m.parameters + m.buffers, m.optimizer, m.passing)))
+            for what, m in peaks.items()
+        ]
+        console.show(console.table(titles, rows))
+        console.show("")
     console.show(table.rich_table(cost))
     for sentence in table.doubts(whole):
         console.show("")

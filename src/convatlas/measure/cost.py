@@ -227,14 +227,14 @@ def _stores(call: Call) -> bool:
 
 def kind(call: Call) -> str:
     """What a call is, in the lectures' words: "conv 3x3/2, 64", "max pool 2x2/2", "linear 4096", else its class."""
-    main = [op for op in call.ops if macs(op) or "pool2d" in op.name]
+    main = [op for op in call.ops if macs(op) or "pool" in op.name]
     if len(main) != 1:
         return call.class_name if call.module is not None else _SHOWN.get(call.class_name, call.class_name)
     op = main[0]
     if "convolution" in op.name:
         return _convolution(op)
-    if "pool2d" in op.name:
-        return _pool(op)
+    if "pool" in op.name:
+        return _pool(op, axes=call.output.ndim - 2 if call.output is not None else 2)
     inner = op.output.shape[-1]
     return f"linear {inner}" if op.name in ("mm", "addmm") else f"matrix product {inner}"
 
@@ -254,18 +254,19 @@ def _convolution(op: Op) -> str:
     return text
 
 
-def _pool(op: Op) -> str:
+def _pool(op: Op, axes: int) -> str:
+    """Kernel and stride; PyTorch pools a signal as an image of one line, which is not shown."""
     word = "max pool" if "max" in op.name else "avg pool"
     if "adaptive" in op.name:
-        return f"adaptive {word} {_sides(op.output.shape[2:])}"
-    kernel = op.args[1]
-    stride = op.args[2] if len(op.args) > 2 and op.args[2] else kernel
-    return f"{word} {_sides(kernel)}{_stride(stride)}"
+        return f"adaptive {word} {_sides(op.output.shape[2:][-axes:])}"
+    kernel = list(op.args[1])
+    stride = list(op.args[2]) if len(op.args) > 2 and op.args[2] else kernel
+    shown = [(sides * axes)[-axes:] for sides in (kernel, stride)]
+    return f"{word} {_sides(shown[0])}{_stride(shown[1])}"
 
 
 def _sides(sides: Any) -> str:
-    sides = list(sides)
-    return "x".join(str(side) for side in (sides * 2 if len(sides) == 1 else sides))
+    return "x".join(map(str, sides))
 
 
 def _side(sides: Any) -> str:
