@@ -236,6 +236,8 @@ def test_the_peak_of_memory_for_a_batch(convatlas: Callable[..., str]) -> None:
         (("--batch", "8", "--csv"), "--json"),
     ],
 )
-def test_wrong_wishes_about_memory(words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_wishes_about_memory(
+    words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("describe", "lenet5", *words) == 2
     assert says in capsys.readouterr().err

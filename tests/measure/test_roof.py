@@ -59,9 +59,7 @@ def test_the_kernels_do_what_they_are_credited_for() -> None:
 
 def test_a_kernel_grows_until_it_takes_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "alternate", lambda calls, **_: {"": [calls[""](), 9.0, 9.0]})
-    assert (
-        module._grown(lambda size: Kernel(size, lambda: 10.0 ** (size - 4)), range(5)).work == 2
-    )  # 0.01 s
+    assert module._grown(lambda size: Kernel(size, lambda: 10.0 ** (size - 4)), range(5)).work == 2  # 0.01 s
     assert module._grown(lambda size: Kernel(size, lambda: 0.0), range(5)).work == 4  # none is: the largest
 
 

@@ -26,9 +26,6 @@ from convatlas.measure.span import NOTHING, Span
 from convatlas.measure.trace import trace
 from convatlas.randomness import preserved
 
-# Up to this length the strip is as wide as the field too: in a narrow one a path may lead through the padding alone.
-WHOLE = 256
-
 
 @dataclass(frozen=True, slots=True)
 class Probed:
@@ -47,7 +44,7 @@ class Probed:
 
 
 def probe(
-    model: nn.Module, channels: int, layers: Sequence[str], axes: Sequence[int] = (0, 1)
+    model: nn.Module, channels: int, layers: Sequence[str], axes: Sequence[int] = (0, 1), *, whole: int = 48
 ) -> list[Probed]:
     """Compare the fields of layers with the gradients of their units: two neighbours of each, along each axis.
 
@@ -58,6 +55,8 @@ def probe(
         channels: of the image.
         layers: names of modules whose outputs are maps.
         axes: 0 is height, 1 width.
+        whole: up to so many pixels the strip is as wide as the field: in a very narrow one all of a window may lie
+            in the padding.
 
     Raises:
         UsageError: if no image of up to 512 pixels a side passes through the network, or a unit depends on no pixel.
@@ -75,15 +74,19 @@ def probe(
     lengths = [_length(_spans(model, (channels, side, side), layers, axis), side) for axis in (0, 1)]
     found: list[Probed] = []
     for axis in axes:
-        across = lengths[1 - axis] if lengths[1 - axis] <= WHOLE else side
+        across = lengths[1 - axis] if lengths[1 - axis] <= whole else side
         strip = (lengths[0], across) if axis == 0 else (across, lengths[1])
         found += _along(model, (channels, *strip), layers, axis)
     return found
 
 
 def _length(spans: Mapping[str, Span], least: int) -> int:
-    """Pixels that hold the fields of two neighbours of every layer."""
-    return max(least, *(span.size + 2 * span.advance for span in spans.values())) if spans else least
+    """Pixels that hold the fields of two neighbours of every layer; whole steps, as some networks want them."""
+    if not spans:
+        return least
+    step = max(span.advance for span in spans.values())
+    longest = max(least, *(span.size + 2 * span.advance for span in spans.values()))
+    return -(-longest // step) * step
 
 
 def _smallest_side(model: nn.Module, channels: int) -> int:

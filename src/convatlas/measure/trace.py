@@ -311,10 +311,12 @@ _ADVICE = (
      "the image is too small for the network: give it a larger one"),
     (("missing", "required positional argument"),
      "the network takes several arguments: give a list with a shape for each, such as [(3, 64, 64), (10,)]"),
-    (("meta tensor", "Tensor.item()", "is_nonzero", "data-dependent", "equal' on", "on meta", "meta device", "register_meta"),
+    (("meta tensor", "Tensor.item()", "is_nonzero", "data-dependent", "equal' on", "on meta", "meta device",
+      "register_meta"),
      "the network decides by the values of its input, and a pass without values cannot follow: take the decision out "
      "of `forward`, or measure its parts"),
-    (("channels, but got", "Invalid channel dimensions"), "the image has another number of channels than the network expects"),
+    (("channels, but got", "Invalid channel dimensions"),
+     "the image has another number of channels than the network expects"),
     (("shapes cannot be multiplied", "mat1 and mat2", "invalid for input of size", "Wrong image"),
      "the network expects images of another size"),
 )  # fmt: skip
