@@ -1,8 +1,9 @@
-"""The tables of the family pages are what the registry says now."""
+"""The family pages: their tables are what the registry says now, and they refer to the papers."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -41,3 +42,23 @@ def test_a_stale_table_is_seen_and_mended(
     assert tables.main(["--check"]) == 1
     assert tables.main([]) == 0
     assert page.read_text() == (DOCS / "families" / "lenet.md").read_text()
+
+
+def references(page: Path) -> list[str]:
+    """The entries of the page's last section, if that is "References"."""
+    heading, _, section = page.read_text().rpartition("\n## ")[2].partition("\n")
+    return re.split(r"^- ", section, flags=re.MULTILINE)[1:] if heading == "References" else []
+
+
+def test_every_family_has_a_page_and_every_page_a_family() -> None:
+    pages = {page.stem for page in (DOCS / "families").glob("*.md")} - {"index"}
+    assert pages == {spec.family for spec in specs()}
+
+
+@pytest.mark.parametrize("family", sorted({spec.family for spec in specs()}))
+def test_references_name_the_papers_of_the_family(family: str) -> None:
+    entries = references(DOCS / "families" / f"{family}.md")
+    for paper in {spec.paper for spec in specs() if spec.family == family}:
+        author = paper.authors.split(",")[0]
+        named = [entry for entry in entries if author in entry and re.search(rf"\b{paper.year}\b", entry)]
+        assert named, f"no entry of {family}.md names {author}, {paper.year}"
