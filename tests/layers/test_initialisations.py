@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import convatlas
-from convatlas.errors import UsageError
+from convatlas.errors import NumericError, UsageError
 from convatlas.hooks import capture
 from convatlas.layers.init import INITIALISATIONS, initialise
 from convatlas.layers.init.data_dependent import rates_of_change
 from convatlas.layers.init.fixup import Scalar, residual_branches
+from convatlas.layers.init.in_order import normalised
 from convatlas.layers.init.random_walk import scale
 from convatlas.layers.init.variance import fans, weight_layers
 from convatlas.models import create_model
@@ -370,6 +371,65 @@ def test_fixup_is_for_residual_networks() -> None:
             create_model(name, init="fixup", **({"hidden": 8} if name == "vgg11_bn" else {}))
 
 
+# --- networks with BatchNorm, and images too few -----------------------------------------------------------------
+
+
+def normed(after: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Two convolutions with BatchNorm after them and two layers without."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), after(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), after(),
+        nn.Conv2d(8, 8, 3), after(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+
+
+def test_layers_before_batchnorm_keep_unit_variance_and_the_others_change_equally() -> None:
+    torch.manual_seed(0)
+    network, x, top = normed(), torch.randn(32, 3, 16, 16), torch.randn(32, 5)
+    assert normalised(network, x) == {"0", "3"}
+    initialise(network, "data-dependent", batch=x)
+    outputs = outputs_of(network, x)
+    for name in ("0", "3"):
+        deviation = outputs[name].transpose(0, 1).flatten(1).std(1)
+        torch.testing.assert_close(deviation, torch.ones(8), atol=1e-3, rtol=0)
+    rates = rates_of_change(network, x, top)
+    assert rates["6"] / rates["10"] == pytest.approx(1, rel=0.5)
+    assert rates["0"] / rates["10"] > 3  # in training its scale, and so this number, is free
+
+
+def test_a_network_of_batchnorm_keeps_its_scale_on_three_small_images() -> None:
+    torch.manual_seed(5)
+    x = torch.randn(3, 3, 32, 32)
+    for name in ("data-dependent", "data-dependent-kmeans"):
+        network = create_model("bn_inception", init=name, init_batch=x).eval()
+        assert 0.1 < float(network(x).detach().std()) < 10
+
+
+def test_channels_that_hardly_vary_are_refused_and_the_network_stays() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 4, 8, 8)
+    x[:, 1] = 3 + 1e-6 * x[:, 1]
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(UsageError, match=r"1 of 4 channels of '0' hardly vary on these 16 images: give more"):
+        initialise(network, "data-dependent", batch=x)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("factor", [1e5, float("nan"), float("inf")])
+def test_outputs_far_too_large_are_refused_and_the_network_stays(factor: float) -> None:
+    class Amplified(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return factor * x
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Amplified())
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for name in sorted(LOOK_AT_DATA):
+        with pytest.raises(NumericError, match=r"outputs of deviation.*stays as it was. Give more images"):
+            initialise(network, name, batch=torch.randn(8, 3, 16, 16))
+        assert all(torch.equal(tensor, before[key]) for key, tensor in network.state_dict().items())
+
+
 # --- by name ------------------------------------------------------------------------------------------------
 
 
@@ -427,6 +487,10 @@ def test_create_model_passes_name_batch_and_options_on() -> None:
         ({"init": "lsuv"}, r"init_batch=x"),
         ({"init": "he", "init_options": {"fann": "in"}}, r"no option 'fann'. Did you mean 'fan'"),
         ({"init_batch": torch.zeros(1)}, r"came without its name"),
+        ({"init": "lsuv", "init_batch": [1]}, r"a tensor \(N, C, H, W\), not list \[1\]"),
+        ({"init": "small-gaussian", "init_options": {"std": -1}}, r"std=-1 came; a deviation is 0 or more"),
+        ({"init": "small-gaussian", "init_options": {"std": "a"}}, r"std='a' came.*a finite number"),
+        ({"init": "he", "init_options": {"slope": float("nan")}}, r"slope=nan came.*a finite number"),
         ({"init": "lsuv", "init_batch": torch.zeros(4, 1, 32, 32)}, r"does not vary"),
         ({"init": "lsuv", "init_batch": torch.randn(4, 3, 32, 32)}, r"\(4, 3, 32, 32\) does not go through"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from convatlas.errors import UsageError, did_you_mean
 from convatlas.layers.init.data_dependent import data_dependent
 from convatlas.layers.init.fixup import fixup
+from convatlas.layers.init.in_order import all_or_nothing
 from convatlas.layers.init.lsuv import lsuv
 from convatlas.layers.init.orthogonal import orthogonal
 from convatlas.layers.init.random_walk import random_walk
@@ -50,6 +52,9 @@ def initialise(network: nn.Module, name: str, *, batch: Tensor | None = None, **
     Raises:
         UsageError: for an unknown name or option, a batch that is missing or not asked for, or a network that this
             initialisation is not for.
+        NumericError: where looking at these images leads to outputs that are not finite, or far too large.
+
+    After an error the network is as it was, if the initialisation looks at images.
 
     Examples:
         >>> layer = nn.Linear(2, 2)
@@ -65,11 +70,15 @@ def initialise(network: nn.Module, name: str, *, batch: Tensor | None = None, **
     function = INITIALISATIONS[name]
     parameters = inspect.signature(function).parameters
     known = [each for each, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             raise UsageError(
                 f"initialisation {name!r} has no option {option!r}.{did_you_mean(option, known)} "
                 f"It has: {', '.join(known) or 'none'}."
+            )
+        if isinstance(parameters[option].default, float) and not _is_finite(value):
+            raise UsageError(
+                f"{option}={value!r} came for initialisation {name!r}; a finite number is expected."
             )
     if "batch" not in parameters:
         if batch is not None:
@@ -80,5 +89,14 @@ def initialise(network: nn.Module, name: str, *, batch: Tensor | None = None, **
             f"initialisation {name!r} looks at images: give a batch of them, initialise(network, {name!r}, batch=x) or "
             f"create_model(..., init={name!r}, init_batch=x)."
         )
+    elif not isinstance(batch, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(
+            f"a batch of images is expected, a tensor (N, C, H, W), not {type(batch).__name__} {batch!r:.60}."
+        )
     else:
-        function(network, batch, **options)
+        with all_or_nothing(network, batch):
+            function(network, batch, **options)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

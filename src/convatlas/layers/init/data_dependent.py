@@ -16,12 +16,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from convatlas.errors import UsageError
-from convatlas.layers.init.in_order import channels, checked, in_order
+from convatlas.layers.init.in_order import channels, checked, in_order, normalised
 from convatlas.layers.init.variance import WeightLayer, small_gaussian, weight_layers
 
 Filters = Literal["random", "pca", "kmeans"]
 PATCHES = 1024  # of a layer's input, that filters are learnt from
 ENOUGH = 1e-6  # of the largest variance: directions that vary less are noise
+VARIES = 1e-4  # of the deviation that independent inputs would give: a channel that varies less is constant
 
 
 def data_dependent(
@@ -36,8 +37,9 @@ def data_dependent(
 ) -> None:
     """Normalise every channel on images (N, C, H, W), then equalise the rates of change of all layers.
 
-    The scale of the network's output stays where the layers are homogeneous (ReLU, pooling); BatchNorm and other
-    nonlinearities are corrected round by round.
+    The scale of the network's output stays where the layers are homogeneous (ReLU, pooling); other nonlinearities are
+    corrected round by round. A layer that goes into BatchNorm is left out of the second step: in training its scale
+    does not matter.
 
     Args:
         network: changed in place.
@@ -64,6 +66,7 @@ def data_dependent(
         outputs = channels(layer.forward(x))
         deviation = checked(name, outputs.std(1))
         shape = (1, -1) if isinstance(layer, nn.ConvTranspose2d) else (-1, 1)
+        _refuse_constant(name, layer, x, deviation)
         layer.weight.div_(deviation.view(*shape, *(1,) * (layer.weight.ndim - 2)))
         if layer.bias is not None and id(layer) not in fixed:
             layer.bias.copy_(bias - outputs.mean(1) / deviation)
@@ -94,11 +97,12 @@ def rates_of_change(network: nn.Module, batch: Tensor, top: Tensor) -> dict[str,
 
 
 def equalise(network: nn.Module, batch: Tensor, *, damping: float, rounds: int, tolerance: float) -> None:
-    """Scale weights until all layers have the same rate of change (algorithm 2).
+    """Scale weights until all layers without BatchNorm after them have the same rate of change (algorithm 2).
 
     In a homogeneous network a layer that is scaled by s changes its own rate by 1 / s^2 as against all others, so
     s = sqrt(rate / mean). The mean is the geometric one, and the product of all s is 1: the output keeps its scale.
-    Biases follow the scale of what they are added to.
+    Biases follow the scale of what they are added to. Where the rounds end before the tolerance is met, the weights of
+    the best one stay.
     """
     with torch.no_grad():
         arriving: dict[str, float] = {}
@@ -106,15 +110,27 @@ def equalise(network: nn.Module, batch: Tensor, *, damping: float, rounds: int, 
         def note(name: str, layer: WeightLayer, x: Tensor) -> None:
             arriving[name] = float(x.abs().mean())
 
+        without = normalised(network, batch)
         top = torch.randn_like(in_order(network, batch, note))
-    fixed, worst = _with_own_start(network), math.inf
-    for _ in range(rounds):
-        rates = rates_of_change(network, batch, top)
+    fixed, worst, least = _with_own_start(network), math.inf, math.inf
+    layers = [layer for _, layer in weight_layers(network)]
+    tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias) if tensor is not None]
+    best = [tensor.detach().clone() for tensor in tensors]
+    for done in range(rounds + 1):
+        rates = {
+            name: rate for name, rate in rates_of_change(network, batch, top).items() if name not in without
+        }
+        if len(rates) < 2:
+            break
         logs = torch.tensor(list(rates.values()), dtype=torch.float64).log()
         off = dict(zip(rates, (logs - logs.mean()).tolist(), strict=True))
-        before, worst = worst, max(map(abs, off.values()), default=0.0)
+        before, worst = worst, max(map(abs, off.values()))
         if worst < tolerance:
             return
+        if worst < least:
+            least, best = worst, [tensor.detach().clone() for tensor in tensors]
+        if done == rounds:
+            break
         if worst > before:  # gates and squashing functions can answer more than a layer was scaled
             damping /= 2
 
@@ -130,6 +146,25 @@ def equalise(network: nn.Module, batch: Tensor, *, damping: float, rounds: int, 
 
         with torch.no_grad():
             in_order(network, batch, rescale)
+    with torch.no_grad():
+        for tensor, kept in zip(tensors, best, strict=True):
+            tensor.copy_(kept)
+
+
+def _refuse_constant(name: str, layer: WeightLayer, x: Tensor, deviation: Tensor) -> None:
+    """Raises `UsageError` for a channel whose deviation is rounding, or that of a single image.
+
+    So it is where a depthwise filter sees a map that has died, or that answers to one patch alone. To divide by it
+    would make weights that amplify other images a million times.
+    """
+    filters = layer.weight.flatten(1) if not isinstance(layer, nn.ConvTranspose2d) else layer.weight.flatten()
+    norms = filters.norm(dim=-1)
+    constant = int((deviation < VARIES * norms * x.square().mean().sqrt()).sum())
+    if constant:
+        raise UsageError(
+            f"{constant} of {len(deviation)} channels of {name!r} hardly vary on these {len(x)} images: "
+            "give more images, or such as vary more."
+        )
 
 
 def _with_own_start(network: nn.Module) -> set[int]:

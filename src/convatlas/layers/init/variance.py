@@ -8,6 +8,8 @@ from typing import Literal
 
 from torch import nn
 
+from convatlas.errors import UsageError
+
 WeightLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
@@ -49,7 +51,12 @@ def constant(network: nn.Module, *, value: float = 0.01) -> None:
 
 
 def small_gaussian(network: nn.Module, *, std: float = 0.01) -> None:
-    """Weights N(0, std^2) in every layer: as AlexNet (0.01) and VGG (0.1) were trained."""
+    """Weights N(0, std^2) in every layer: as AlexNet (0.01) and VGG (0.1) were trained.
+
+    Raises `UsageError` for a deviation below 0.
+    """
+    if std < 0:
+        raise UsageError(f"std={std!r} came; a deviation is 0 or more.")
     for _, layer in weight_layers(network):
         nn.init.normal_(layer.weight, std=std)
     finish(network)
