@@ -78,6 +78,8 @@ def test_settings_change_one_network_only() -> None:
         ("lenet5", {"num_classes": True}),
         ("lenet5", {"in_channels": "3"}),
         ("lenet5", {"in_channels": 0}),
+        ("resnet18", {"dropout": float("nan")}),
+        ("highway19_cifar", {"stage_dropout": (0.1, float("nan"), 0.1)}),
         ("efficientnet_b0", {"width": 1e9}),
     ],
 )
@@ -91,3 +93,14 @@ def test_settings_of_which_nothing_can_be_built(name: str, settings: dict[str, A
 def test_scalings_that_cannot_be(dimension: str, factor: float) -> None:
     with pytest.raises(UsageError, match=dimension):
         efficientnet(**{dimension: factor})
+
+
+@pytest.mark.parametrize("classes", [True, 2.5, "a", None, -1])
+@pytest.mark.parametrize("name", ["lenet5", "mcdnn_column"])
+def test_a_classifier_for_what_is_no_number_of_classes(name: str, classes: Any) -> None:
+    with torch.device("meta"):
+        network = create_model(name)
+    before = network.get_classifier()
+    with pytest.raises(UsageError, match="whole number is expected"):
+        network.reset_classifier(classes)
+    assert network.get_classifier() is before

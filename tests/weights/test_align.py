@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -46,6 +47,21 @@ def test_a_missing_name(network: nn.Module) -> None:
     state = network.state_dict()
     del state["head.fc.bias"]
     refused(network, state, r"no 'head\.fc\.bias'.*Did you mean 'head\.fc\.weight'")
+
+
+@pytest.mark.parametrize("source", [3, None, [torch.zeros(1)]], ids=["number", "none", "list"])
+def test_what_is_no_source_of_weights(network: nn.Module, source: Any) -> None:
+    with pytest.raises(UsageError, match=f"weights came as {type(source).__name__}.*path is expected"):
+        load_weights(network, source)
+
+
+def test_a_state_dict_is_tensors_by_name(network: nn.Module) -> None:
+    wrong: list[tuple[Any, str]] = [
+        ({1: torch.zeros(1)}, "the name 1; names are text"),
+        (dict.fromkeys(network.state_dict(), 3), r"'\S+' as int 3; a tensor is expected"),
+    ]
+    for state, message in wrong:
+        refused(network, state, message)
 
 
 def test_a_surplus_name(network: nn.Module) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -140,6 +141,12 @@ def create_model(
             raise UsageError(
                 f"{name} has no setting {setting!r}.{did_you_mean(setting, known)} "
                 f"It has: {', '.join(known)}."
+            )
+        value = settings[setting]
+        numbers = cast(Sequence[object], value) if isinstance(value, (list, tuple)) else (value,)
+        if any(isinstance(number, float) and math.isnan(number) for number in numbers):
+            raise UsageError(
+                f"{name} with {setting}={value!r} cannot be built: a number is expected, not nan."
             )
     classes = spec.classes if num_classes is None else num_classes
     channels = spec.channels if in_channels is None else in_channels

@@ -187,9 +187,12 @@ class Classifier(nn.Module):
         """Put a fresh classifier in place, in auxiliary heads too.
 
         With 0 classes the network gives what the classifier received, and auxiliary heads are dropped for good.
+        Raises `UsageError` for what is no number of classes.
         """
-        if num_classes < 0:
-            raise UsageError(f"{num_classes} classes were asked for; 0 (no classifier) or more are possible.")
+        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(
+                f"{num_classes!r} classes were asked for; a whole number is expected, 0 (no classifier) or more."
+            )
         classifier = self.new_classifier(num_classes) if num_classes else nn.Identity()
         like = next(self.parameters())
         self.head.set_submodule(

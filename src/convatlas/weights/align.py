@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ def load_weights(
     Raises:
         BadCheckpoint: for a damaged file, a name without counterpart, an unequal shape or a number that is not
             finite; the message names the first such pair.
-        UsageError: if the network does not exist in the library named.
+        UsageError: if the network does not exist in the library named, or the source is neither a path nor a mapping.
 
     Examples:
         >>> twice = nn.Linear(1, 1, bias=False)
@@ -58,8 +58,28 @@ def load_weights(
     """
     if origin not in (*ORIGINS, "auto"):
         raise UsageError(f"origin={origin!r} is not known; {', '.join(ORIGINS)} and auto are.")
-    theirs = modern(source) if isinstance(source, Mapping) else read_any(Path(source))
-    fill(model, theirs, origin, "the state dict" if isinstance(source, Mapping) else str(source))
+    if isinstance(source, (str, Path)):
+        fill(model, read_any(Path(source)), origin, str(source))
+    else:
+        fill(model, modern(_tensors_by_name(source)), origin, "the state dict")
+
+
+def _tensors_by_name(source: object) -> Mapping[str, Tensor]:
+    """`source`, if it is a state dict; the errors of `load_weights` if not."""
+    if not isinstance(source, Mapping):
+        raise UsageError(
+            f"weights came as {type(source).__name__} {source!r:.60}; a file's path is expected, or tensors by name."
+        )
+    for name, tensor in cast(Mapping[object, object], source).items():
+        if not isinstance(name, str):
+            raise BadCheckpoint(
+                f"the state dict has the name {name!r:.60}; names are text, as state_dict() has them."
+            )
+        if not isinstance(tensor, Tensor):
+            raise BadCheckpoint(
+                f"the state dict has {name!r} as {type(tensor).__name__} {tensor!r:.60}; a tensor is expected."
+            )
+    return cast(Mapping[str, Tensor], source)
 
 
 def fill(model: nn.Module, theirs: Mapping[str, Tensor], origin: str, what: str) -> None:
