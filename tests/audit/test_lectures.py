@@ -8,15 +8,16 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from convatlas.audit import audit, audit_lectures, table
 from convatlas.audit.claims import CORRECTIONS, RULES, rule_of
 from convatlas.audit.claims.formula import evaluate, gives
-from convatlas.audit.claims.rules import Computed, Corrected, Stated, Tried, same
+from convatlas.audit.claims.rules import Computed, Corrected, Stated, Tried, same, worked_out
 from convatlas.audit.lectures import Claim, entries, errors, lectures
-from convatlas.audit.slips import Lectures, found
+from convatlas.audit.slips import Lectures, Verdict, found
 from convatlas.errors import UsageError
 from convatlas.models import find
 
@@ -131,6 +132,28 @@ def test_a_wrong_number_is_seen(key: str, wrong: object) -> None:
     assert rule is not None
     assert found(claim, rule).verdict == "holds"
     assert found(replace(claim, value=wrong), rule).verdict == "differs"
+
+
+WORDS_AND_LISTS: list[object] = [999, 1e40, -1e40, "junk", "", None, [], [[1]], {}, True]
+
+
+@pytest.mark.parametrize("wrong", WORDS_AND_LISTS, ids=repr)
+@pytest.mark.parametrize(
+    "key", ["vgg-family 1", "lenet5-simplified 1", "resnet-imagenet 7", "googlenet 13", "stacked-3x3 6"]
+)
+def test_a_value_of_another_type_differs(key: str, wrong: object) -> None:
+    claim = claim_of(key)
+    assert found(replace(claim, value=wrong), rule_of(claim)).verdict == "differs"
+
+
+def test_no_claim_breaks_when_its_value_is_of_another_type() -> None:
+    """Here a rule whose number is slow to count stands for itself: its value is worked out once."""
+    for key, rule in RULES.items():
+        claim = claim_of(key)
+        if isinstance(rule, Computed):
+            rule = replace(rule, ours=worked_out(rule.ours), instead=worked_out(rule.instead))
+        for wrong in WORDS_AND_LISTS:
+            assert found(replace(claim, value=wrong), rule).verdict in get_args(Verdict), key
 
 
 @pytest.mark.parametrize("number", [2, 3, 4])

@@ -122,7 +122,19 @@ def found(claim: Claim, rule: Rule | None) -> Finding:
         case Corrected(slip):
             return _differs(claim, "", slip)
         case Tried(check, ours, slip):
-            if check(claim.value):
+            try:
+                true = check(claim.value)
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                RuntimeError,
+                TypeError,
+                ValueError,
+                UsageError,
+            ):
+                return Finding(claim, "differs", ours, why="what is stated is not of the kind that was tried")
+            if true:
                 return Finding(claim, "holds", ours or "tried: true")
             return _differs(claim, ours or "tried: false", slip)
         case Computed():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Decimal, getcontext
 from typing import Any
 
 from convatlas.models.printed import value as number_of
@@ -103,10 +103,13 @@ def same(stated: Any, ours: Any, digits: int | None = None, within: float | tupl
         return all(same(a, b, digits, share) for a, b, share in zip(stated, ours, each, strict=True))
     if isinstance(stated, str) and isinstance(ours, str):
         return stated == ours
-    if isinstance(ours, str):
+    if isinstance(ours, (str, list)) or isinstance(stated, bool) or not isinstance(stated, (str, int, float)):
         return False
     text = str(stated).split(" per ")[0].removeprefix("about ").replace("k", "K")
-    number = number_of(text) if isinstance(stated, str) else Decimal(text)
+    try:
+        number = number_of(text) if isinstance(stated, str) else Decimal(text)
+    except ValueError:  # words where we have a number
+        return False
     if isinstance(within, float) and within and number and abs(ours / float(number) - 1) <= within:
         return True
     return same_number(number, ours, digits or _digits(text))
@@ -118,6 +121,8 @@ def same_number(stated: Decimal, ours: float, digits: int) -> bool:
         return not ours
     exact = Decimal(str(ours))
     step = Decimal(1).scaleb(stated.adjusted() - digits + 1)
+    if exact.adjusted() - step.adjusted() >= getcontext().prec:  # more digits than a Decimal rounds to
+        return False
     return exact.quantize(step, ROUND_HALF_UP) == stated
 
 
