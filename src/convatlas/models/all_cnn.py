@@ -117,18 +117,19 @@ VARIANTS = {
     "convpool": ("convpool_cnn_", "another convolution before each pooling"),
     "all": ("all_cnn_", "a convolution of stride 2 in the place of each pooling"),
 }
-# Errors of table 3, and its parameters where they follow from the layers.
+# Errors and parameters of table 3; the latter follow from the layers for some forms alone.
+FOLLOWS = ("1M", "1.4M")
 for base, variant, error, params in (
-    ("A", "base", "12.47", None),
-    ("A", "strided", "13.46", None),
-    ("A", "convpool", "10.21", None),
-    ("A", "all", "10.30", None),
+    ("A", "base", "12.47", "0.9M"),
+    ("A", "strided", "13.46", "0.9M"),
+    ("A", "convpool", "10.21", "1.28M"),
+    ("A", "all", "10.30", "1.28M"),
     ("B", "base", "10.20", "1M"),
     ("B", "strided", "10.98", "1M"),
-    ("B", "convpool", "9.33", None),
-    ("B", "all", "9.10", None),
-    ("C", "base", "9.74", None),
-    ("C", "strided", "10.19", None),
+    ("B", "convpool", "9.33", "1.35M"),
+    ("B", "all", "9.10", "1.35M"),
+    ("C", "base", "9.74", "1.3M"),
+    ("C", "strided", "10.19", "1.3M"),
     ("C", "convpool", "9.31", "1.4M"),
     ("C", "all", "9.08", "1.4M"),
 ):
@@ -143,7 +144,8 @@ for base, variant, error, params in (
         classes=10,
         smallest=4,
         published=Published(
-            params=params,
+            params=params if params in FOLLOWS else None,
+            unaccounted={} if params in FOLLOWS else {"params": params},
             error_pct=error,
             test="CIFAR-10 test, not augmented",
             other_errors_pct=best if (base, variant) == ("C", "all") else {},

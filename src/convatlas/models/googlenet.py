@@ -232,6 +232,8 @@ ROWS: dict[str, tuple[str | None, str]] = {
     "features.inception5b": (None, "71M"),
     "head.fc": ("1000K", "1M"),
 }
+# Parameters of the same table that no way of counting gives.
+UNACCOUNTED = {"3b": "380K", "4a": "364K", "4b": "437K", "4d": "580K", "4e": "840K", "5b": "1388K"}
 register(
     "googlenet_paper",
     GoogLeNet,
@@ -246,6 +248,9 @@ register(
         source="tables 1 to 3",
         params_by_layer={path: params for path, (params, _) in ROWS.items() if params},
         macs_by_layer={path: macs for path, (_, macs) in ROWS.items()},
+        unaccounted={
+            f"params of features.inception{module}": params for module, params in UNACCOUNTED.items()
+        },
     ),
     summary="the paper's: 5x5 convolutions, local response normalisation, two auxiliary heads",
     smallest=47,
