@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from canon import CLASSIFIERS, cost, params, sides
 from convatlas.layers.blueprint import blueprint
-from convatlas.measure import measure, receptive
+from convatlas.measure import measure
 from convatlas.measure.probe import probe
-from convatlas.measure.receptive import Field
+from convatlas.measure.receptive import Field, windows
+from convatlas.measure.receptive.seen import Seen
 from convatlas.measure.span import PIXELS, window
 from convatlas.models import create_model, find
 from convatlas.models.classifier import Classifier
@@ -188,7 +189,7 @@ def test_rearranged_maps_agree_with_the_gradient(name: str) -> None:
 def test_a_wrong_dilation_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3, dilation=2)).double()
     assert all(each.agrees for each in probe(model, 1, ["1"]))
-    monkeypatch.setattr(receptive, "window", lambda kernel, padding, dilation: window(kernel, padding, 1))
+    monkeypatch.setattr(windows, "window", lambda kernel, padding, dilation: window(kernel, padding, 1))
     assert not any(each.agrees for each in probe(model, 1, ["1"]))
 
 
@@ -196,15 +197,15 @@ def test_a_wrong_dilation_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_part_of_the_geometry_is_seen(fault: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A stride, a padding or a kernel that the walk gets wrong makes a difference to one of two neighbours."""
     model = nn.Sequential(nn.Conv2d(1, 2, 3, 2, 1), nn.Conv2d(2, 2, 3, 1, 1)).double()
-    original = receptive._Seen.slid
+    original = Seen.slid
 
-    def wrong(seen: Any, dim: int, windows: Any, step: int = 1) -> Any:
+    def wrong(seen: Any, dim: int, shifted: Any, step: int = 1) -> Any:
         if "stride" in fault:
-            return original(seen, dim, windows, 1)
-        moved = [[at + 1 for at in each] if "padding" in fault else list(each)[:-1] for each in windows]
+            return original(seen, dim, shifted, 1)
+        moved = [[at + 1 for at in each] if "padding" in fault else list(each)[:-1] for each in shifted]
         return original(seen, dim, moved, step)
 
-    monkeypatch.setattr(receptive._Seen, "slid", wrong)
+    monkeypatch.setattr(Seen, "slid", wrong)
     assert not all(each.agrees for each in probe(model, 1, ["1"]))
 
 

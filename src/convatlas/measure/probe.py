@@ -1,6 +1,6 @@
 """Receptive fields by experiment: the gradient of one unit with respect to the image, on a linearised copy.
 
-What `receptive.py` works out is held here against what the network does. In float64 all weights become positive, biases
+What `receptive` works out is held here against what the network does. In float64 all weights become positive, biases
 zero, maxima means; activation functions and normalisations become the identity, products sums, and a gate that is one
 number for a whole map is left out. Then no path can cancel another, and a pixel has a gradient if and only if the unit
 sees it. One axis is probed at a time, on a strip as long as the field and a few strides, so that a field of a thousand
