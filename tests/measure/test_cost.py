@@ -222,6 +222,7 @@ def test_a_measurement_is_a_value() -> None:
         (nn.Conv3d(2, 3, (1, 3, 5)), (2, 8, 8, 8), "conv 1x3x5, 3"),
         (nn.MaxPool3d(2), (2, 8, 8, 8), "max pool 2x2x2/2"),
         (nn.AvgPool2d(3, 2), (2, 8, 8), "avg pool 3x3/2"),
+        (nn.LocalResponseNorm(5), (6, 8, 8), "LocalResponseNorm"),
     ],
 )
 def test_words_for_signals_and_volumes(layer: nn.Module, shape: tuple[int, ...], words: str) -> None:

@@ -227,14 +227,20 @@ def _stores(call: Call) -> bool:
 
 def kind(call: Call) -> str:
     """What a call is, in the lectures' words: "conv 3x3/2, 64", "max pool 2x2/2", "linear 4096", else its class."""
-    main = [op for op in call.ops if macs(op) or "pool" in op.name]
+    axes = call.output.ndim - 2 if call.output is not None else 0
+
+    def pools(op: Op) -> bool:
+        """Local response normalisation pools over channels, with an axis more: that is no pool."""
+        return "pool" in op.name and ("Pool" in call.class_name or op.output.ndim - 2 == axes)
+
+    main = [op for op in call.ops if macs(op) or pools(op)]
     if len(main) != 1:
         return call.class_name if call.module is not None else _SHOWN.get(call.class_name, call.class_name)
     op = main[0]
     if "convolution" in op.name:
         return _convolution(op)
     if "pool" in op.name:
-        return _pool(op, axes=call.output.ndim - 2 if call.output is not None else 2)
+        return _pool(op, axes)
     inner = op.output.shape[-1]
     return f"linear {inner}" if op.name in ("mm", "addmm") else f"matrix product {inner}"
 
