@@ -72,7 +72,7 @@ def test_json_of_a_network_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
         (["lenet5", "--roofline"], "take no network"),
         (["lenet5", "--out", "x.json"], "take no network"),
         (["lenet5", "--dtype", "fp8"], "Known: fp32, bf16"),
-        (["lenet5", "--image-size", "9"], "cannot be run on images of shape (1, 9, 9)"),
+        (["lenet5", "--image-size", "9"], "cannot take an image of shape (1, 9, 9)"),
         (["lenet5", "--batch", "0"], "batch"),
     ],
 )

@@ -28,7 +28,7 @@ from convatlas.measure.comparison import (
     spelled,
 )
 from convatlas.measure.labels import Rectangle, crosses, lead, overlap, place, within
-from convatlas.models import find, specs
+from convatlas.models import create_model, find, specs
 from convatlas.plots import svg, svg_file
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -186,6 +186,11 @@ def test_an_entry_is_measured() -> None:
     )
     assert (found.params, found.macs) == (112 + 290, 4 * 36 * 27 + 288)
     assert found.errors == ()
+
+
+def test_the_field_of_a_squeezed_network_is_that_of_its_last_map() -> None:
+    network = create_model("efficientnet_b0")
+    assert entry("efficientnet_b0", measure(network)).field == "851 + global"
 
 
 # --- charts ---------------------------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ def test_gives_the_network_back_as_it_was() -> None:
     modes, rng = [m.training for m in model.modules()], torch.get_rng_state()
     ids = [id(parameter) for parameter in model.parameters()]
     measure(model, (1, 6, 6))
-    with pytest.raises(UsageError, match=r"cannot be traced with an image of shape \(3, 6, 6\)"):
+    with pytest.raises(UsageError, match=r"cannot take an image of shape \(3, 6, 6\)"):
         measure(model, (3, 6, 6))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [m.training for m in model.modules()] == modes

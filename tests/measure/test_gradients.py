@@ -182,9 +182,9 @@ def test_everything_is_given_back() -> None:
 @pytest.mark.parametrize(
     ("images", "labels", "complaint"),
     [
-        (noise(32, 3), LABELS, "cannot take images of shape .8, 3, 32, 32.*in 'features"),
-        (noise(32, 1), LABELS + 5, "cannot take images.*bounds"),
-        (noise(32, 1), LABELS[:3], "cannot take images"),
+        (noise(32, 3), LABELS, r"cannot take an image of shape \(3, 32, 32\).*in 'features"),
+        (noise(32, 1), LABELS + 5, "the loss cannot take.*bounds"),
+        (noise(32, 1), LABELS[:3], "the loss cannot take"),
     ],
 )
 def test_what_does_not_fit_is_refused(images: Tensor, labels: Tensor, complaint: str) -> None:

@@ -145,5 +145,5 @@ def test_a_stride_of_four_is_two_halvings() -> None:
 
 
 def test_an_image_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"cannot be traced with an image of shape \(1, 8, 8\)"):
+    with pytest.raises(UsageError, match=r"cannot take an image of shape \(1, 8, 8\)"):
         read_plan(nn.Conv2d(3, 8, 3), (1, 8, 8))

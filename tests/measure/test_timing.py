@@ -159,7 +159,7 @@ def test_every_output_is_trained() -> None:
 def test_failures_are_given_back_too() -> None:
     network = Watcher()
     modes = {name: module.training for name, module in network.named_modules()}
-    with pytest.raises(UsageError, match=r"Watcher cannot be run on images of shape \(1, 8, 8\)"):
+    with pytest.raises(UsageError, match=r"Watcher cannot take an image of shape \(1, 8, 8\)"):
         latency(network, (1, 8, 8))
     assert {name: module.training for name, module in network.named_modules()} == modes
 

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convatlas.errors import UsageError
 from convatlas.hooks import eval_mode, watched
 from convatlas.measure.depth import is_weight_layer
-from convatlas.measure.trace import tensors_in
+from convatlas.measure.trace import refusals, tensors_in
 from convatlas.randomness import preserved
 
 RECTIFIERS = {"relu": "ReLU", "relu_": "ReLU", "hardtanh": "ReLU6", "hardtanh_": "ReLU6"}
@@ -130,16 +130,13 @@ def _pass(
     model: nn.Module, batch: Tensor, state: Mapping[str, Tensor], tallies: dict[str, _Tally], bins: int
 ) -> None:
     observer = _Observer(tallies, bins)
-    with preserved(), eval_mode(model), torch.no_grad():
-        try:
-            with watched(model, observer.enter, observer.leave), observer:
-                functional_call(model, dict(state), (batch,))
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            place = observer.open[-1] if observer.open else ""
-            raise UsageError(
-                f"{type(model).__name__} cannot take images of shape {tuple(batch.shape)}"
-                f"{f'; in {place!r}' if place else ''}: {error}"
-            ) from error
+
+    def place() -> str:
+        return observer.open[-1] if observer.open else ""
+
+    explained, observed = refusals(model, (batch,), place), watched(model, observer.enter, observer.leave)
+    with preserved(), eval_mode(model), torch.no_grad(), explained, observed, observer:
+        functional_call(model, dict(state), (batch,))
 
 
 class _Tally:

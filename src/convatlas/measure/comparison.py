@@ -93,16 +93,10 @@ def entry(
         cost.params - cost.unused_params,
         cost.macs,
         cost.activations,
-        _field(cost.rows),
+        str(cost.field or ""),
         tuple(known),
         milliseconds,
     )
-
-
-def _field(rows: Sequence[Any]) -> str:
-    """The largest receptive field before a unit sees the whole image, where rows have one."""
-    fields = [str(field) for row in rows if (field := getattr(row, "field", None)) is not None]
-    return next((field for field in reversed(fields) if field and "global" not in field), "")
 
 
 def published_errors(published: Published) -> list[Error]:

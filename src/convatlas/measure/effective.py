@@ -18,6 +18,7 @@ channels, and scaled to the sum 1. Three widths are read from it:
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from convatlas.errors import UsageError, did_you_mean
 from convatlas.hooks import eval_mode, watched
 from convatlas.measure.cost import measure
-from convatlas.measure.trace import trace
+from convatlas.measure.trace import refusals, trace
 from convatlas.models.classifier import Classifier
 from convatlas.randomness import preserved
 
@@ -219,15 +220,8 @@ def _influence(model: nn.Module, batch: Tensor, layer: str) -> tuple[Tensor, tup
             caught.append((output[:, :, middle[0], middle[1]].sum(), middle))
             raise _Reached
 
-    try:
-        with watched(model, enter, leave):
-            model(pixels)
-    except _Reached:
-        pass
-    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-        raise UsageError(
-            f"{type(model).__name__} cannot take images of shape {tuple(batch.shape)}: {error}"
-        ) from error
+    with refusals(model, (batch,)), suppress(_Reached), watched(model, enter, leave):
+        model(pixels)
     if not caught:
         raise UsageError(f"layer {layer!r} is not called in evaluation mode; choose another.")
     centre, unit = caught[0]

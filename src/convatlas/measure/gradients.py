@@ -28,7 +28,7 @@ from torch.func import functional_call
 from convatlas.errors import UsageError
 from convatlas.hooks import eval_mode, train_mode, watched
 from convatlas.measure.activations import is_layer
-from convatlas.measure.trace import tensors_in
+from convatlas.measure.trace import refusals, tensors_in
 from convatlas.measure.verdict import Verdict, judge
 from convatlas.models.classifier import Classifier, WithAuxiliary
 from convatlas.randomness import preserved, seed_step
@@ -148,13 +148,14 @@ def gradients(
     mode = train_mode(model) if training else eval_mode(model)
     with preserved(), mode, torch.enable_grad():
         seed_step(seed, 0)
+        with refusals(model, (images,), lambda: watch.at), watched(model, watch.enter, watch.leave):
+            output = functional_call(model, {**params, **buffers}, (images,))
         try:
-            with watched(model, watch.enter, watch.leave):
-                value = calculate(functional_call(model, {**params, **buffers}, (images,)), labels)
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            value = calculate(output, labels)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            given = " and ".join(str(tuple(tensor.shape)) for tensor in tensors_in(output))
             raise UsageError(
-                f"{type(model).__name__} cannot take images of shape {tuple(images.shape)} with labels of shape "
-                f"{tuple(labels.shape)}{f'; in {watch.at!r}' if watch.at else ''}: {error}"
+                f"the loss cannot take outputs of shape {given} with labels of shape {tuple(labels.shape)}: {error}"
             ) from error
         if value.ndim or not value.requires_grad:
             raise UsageError(

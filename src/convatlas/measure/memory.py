@@ -133,7 +133,7 @@ def _run(
     buffers = _size(tensor for name, tensor in copies.items() if name not in own)
     live = _Live((*copies.values(), *inputs))
     mode = train_mode if training else eval_mode
-    with preserved(), mode(model), refusals(model, inputs, lambda: ""):
+    with preserved(), mode(model), refusals(model, inputs):
         if not training:
             with live, torch.no_grad():
                 functional_call(model, copies, inputs)

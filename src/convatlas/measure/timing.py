@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from convatlas.errors import UsageError, did_you_mean
 from convatlas.hooks import eval_mode
-from convatlas.measure.trace import tensors_in
+from convatlas.measure.trace import refusals, tensors_in
 from convatlas.randomness import preserved
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -167,7 +167,7 @@ def prepared(
         else:
             stack.enter_context(eval_mode(model))
             run = _forward(model.to(DTYPES[dtype]) if dtype != "fp32" else model, images.to(DTYPES[dtype]))
-        yield _first_explained(run, model, input_shape)
+        yield _first_explained(run, model, images)
 
 
 def _forward(model: nn.Module, images: Tensor) -> Call:
@@ -196,19 +196,14 @@ def _step(model: nn.Module, images: Tensor, *, autocast: bool) -> Call:
     return run
 
 
-def _first_explained(run: Call, model: nn.Module, input_shape: tuple[int, ...]) -> Call:
+def _first_explained(run: Call, model: nn.Module, images: Tensor) -> Call:
     """`run`, whose failure in the first run says what the network was given."""
     ran = False
 
     def call() -> None:
         nonlocal ran
-        try:
+        with nullcontext() if ran else refusals(model, (images,)):
             run()
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            if ran or "allocate" in str(error):  # no memory is no fault of the image
-                raise
-            name = type(model).__name__
-            raise UsageError(f"{name} cannot be run on images of shape {input_shape}: {error}") from error
         ran = True
 
     return call

@@ -323,17 +323,24 @@ _ADVICE = (
 
 
 @contextmanager
-def refusals(model: nn.Module, inputs: Sequence[Tensor], place: Callable[[], str]) -> Generator[None]:
-    """Say of a pass that fails where it did, `place()`, and what to do, as a `UsageError`."""
+def refusals(
+    model: nn.Module, inputs: Sequence[Tensor], place: Callable[[], str] = lambda: ""
+) -> Generator[None]:
+    """Say of a pass over a batch that fails where it did, `place()`, and what to do, as a `UsageError`.
+
+    A lack of memory is no fault of the images, and passes.
+    """
     try:
         yield
     except ConvAtlasError:
         raise
     except Exception as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error):
+            raise
         name, said = type(model).__name__, str(error).strip().splitlines() or [type(error).__name__]
         shapes = " and ".join(str(tuple(tensor.shape[1:])) for tensor in inputs)
         advice = next((text for words, text in _ADVICE if any(word in str(error) for word in words)), "")
         raise UsageError(
-            f"{name} cannot be traced with an image of shape {shapes}; in {place() or name!r}: {said[0].rstrip('.')}"
+            f"{name} cannot take an image of shape {shapes}; in {place() or name!r}: {said[0].rstrip('.')}"
             f"{f' ({advice})' if advice else ''}."
         ) from error

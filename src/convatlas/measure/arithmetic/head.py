@@ -185,6 +185,6 @@ def _recorded(
             except Exception:  # noqa: S110 - a flattened map that has become too large fits no linear layer
                 pass
             return recorder.calls, None
-        with refusals(model, (x,), lambda: ""), recorder:
+        with refusals(model, (x,)), recorder:
             output = functional_call(model, copies, (x,))
     return recorder.calls, output if isinstance(output, Tensor) else None

@@ -6,12 +6,17 @@ The same figure is the same text. It needs no other file, and follows the reader
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 
+from convatlas.measure.drawing import label
 from convatlas.plots import COLOURS, FILLS, PAPER, darkened
 
 INK, MUTED, LINE, BLUE, ORANGE = (COLOURS[name] for name in ("ink", "muted", "grid", "series-1", "series-2"))
 PIXEL, WINDOW, RESULT, EMPTY = FILLS["conv"], FILLS["pool"], FILLS["linear"], FILLS["other"]
+
+words = partial(label, size=12)
+"""A line of words, as `drawing.label` draws it, in the size of these figures."""
 
 
 def sheet(width: float, height: float, title: str, body: Sequence[str]) -> str:
@@ -58,22 +63,6 @@ def line(
 def dot(x: float, y: float, colour: str, radius: float = 3.0) -> str:
     """A point."""
     return f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" fill="{colour}"/>'
-
-
-def words(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: float = 12,
-    anchor: str = "middle",
-    colour: str = INK,
-    bold: bool = False,
-) -> str:
-    """A line of words that stands on y."""
-    weight = ' font-weight="600"' if bold else ""
-    place = f'x="{x:g}" y="{y:g}" font-size="{size:g}" text-anchor="{anchor}" fill="{colour}"'
-    return f"<text {place}{weight}>{escape(text)}</text>"
 
 
 def number(value: float) -> str:
