@@ -41,6 +41,17 @@ def _fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _plain(path: Path) -> None:
+    """Raise `ResourceError` for what can be no file: a folder, a pipe, a device, or a name in no folder.
+
+    A rename would put a file in the place of a pipe or a device that belongs to others; root may do that.
+    """
+    if path.exists() and not path.is_file():
+        raise ResourceError(f"cannot write {path}: it is {_kind(path)}; name a plain file.")
+    if not path.parent.is_dir():
+        raise ResourceError(f"cannot write {path}: there is no folder {path.parent}.")
+
+
 def _refuse(error: OSError, path: Path, needed: int | None) -> ResourceError:
     """The error for a write that the system refused, with the bytes free and needed."""
     folder = path if path.is_dir() else path.parent
@@ -71,8 +82,9 @@ def write_durable(path: Path, content: Part) -> str:
     """Write one file so that it is whole or absent; give its SHA-256.
 
     Raises `ResourceError` with the free and the needed bytes if the disk refuses; then no temporary
-    file is left and the file that was there before is intact.
+    file is left and the file that was there before is intact. What is there and no plain file is refused too.
     """
+    _plain(path)
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         with open(temporary, "wb") as file:

@@ -6,6 +6,7 @@ can be forgotten on a network that belongs to somebody else.
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,36 @@ def _modes_kept(model: nn.Module) -> Generator[None, None, None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def attributes_kept(model: nn.Module) -> Generator[None, None, None]:
+    """What a pass writes into its modules, such as a table that `forward` makes once and keeps, is undone.
+
+    Attributes are set back to the objects that they held, and so are the entries of their lists and dictionaries. Not
+    followed: objects of other classes, and what lies outside the network.
+    """
+    held: dict[int, tuple[Any, Any]] = {}
+
+    def hold(container: Any) -> None:
+        if id(container) in held:
+            return
+        held[id(container)] = container, container.copy()
+        for value in list(container.values() if isinstance(container, dict) else container):
+            if type(value) in (dict, list, OrderedDict, defaultdict):
+                hold(value)
+
+    for module in model.modules():
+        hold(module.__dict__)
+    try:
+        yield
+    finally:
+        for container, before in held.values():
+            if isinstance(container, list):
+                container[:] = before
+            elif list(map(id, container.values())) != list(map(id, before.values())):
+                container.clear()
+                container.update(before)
 
 
 @contextmanager

@@ -103,7 +103,8 @@ def test_functions_and_shared_modules() -> None:
     net = Weightless()
     nodes = diagram.boxes(net, trace(net, (3, 8, 8)), "layer")
     assert [node.title or node.lines[0] for node in nodes] == [
-        "image 3 × 8 × 8", "conv", "conv", "max pool 2x2/2", "conv 1x1, 5", "output"]  # fmt: skip
+        "image 3 × 8 × 8", "conv", "conv", "max pool 2x2/2", "weight", "output"]  # fmt: skip
+    assert nodes[4].lines == ["conv 1x1, 5"]
     assert [node.inputs for node in nodes] == [[], [0], [1], [2], [3], [4]]
     assert nodes[2].note == "3 × 8 × 8", "the second use has no weights of its own"
 

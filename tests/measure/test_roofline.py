@@ -67,9 +67,9 @@ def test_rows_by_hand() -> None:
         ("conv", image * 2 * 9, 2 * image, 4 * 2 * 9),
         ("(add)", 0, 3 * image, 0),
         ("relu", 0, 2 * image, 0),  # in place: read and written all the same
-        ("(mul)", 0, 0, 3 * 16),  # weights, whatever the batch
+        ("(multiply)", 0, 0, 3 * 16),  # weights, whatever the batch
         ("(convolution)", image * 4, 2 * image, 16),
-        ("(cat)", 0, image + 2 * image, 0),  # the same two halves are read once
+        ("(concat)", 0, image + 2 * image, 0),  # the same two halves are read once
         ("fc", 2 * image * 5, 2 * image + 5, 2 * image * 5 + 5),
     ]
 

@@ -148,6 +148,19 @@ def test_names_are_data_in_every_style() -> None:
     assert name in screen.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_names_break_no_line_and_are_no_formula() -> None:
+    rows = tuple(Row(name, "ReLU", (1,), 1, 1, 1, 4) for name in ("new\nline", "=cmd()", "-1", "esc\x1b[2J"))
+    cost = Measurement("M", (1,), rows)
+    lines = table.markdown(cost).splitlines()
+    assert len(lines) == 2 + len(rows) + 1
+    assert r"new\nline" in lines[2]
+    assert len(table.text(cost).splitlines()) == 2 + len(rows) + 2
+    assert "\x1b" not in table.text(cost) + table.html_rows(cost)
+    names = [line["name"] for line in csv.DictReader(io.StringIO(table.to_csv(cost)))]
+    assert names == ["new\nline", "'=cmd()", "'-1", "esc\x1b[2J"]
+    assert [row["name"] for row in json.loads(table.to_json(cost))["rows"]] == [row.name for row in rows]
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0"), (999, "999"), (1000, "1.00 k"), (9_999, "10.0 k"), (61_706, "61.7 k"), (999_499, "999 k"),

@@ -36,6 +36,9 @@ def bench(
     threads: Annotated[int | None, typer.Option(help="Threads of PyTorch.", min=1)] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.", min=1)] = None,
     channels: Annotated[int | None, typer.Option(help="Channels of the image.", min=1)] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(metavar="C,H,W", help="Instead of both: the whole shape, without batch.")
+    ] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes.", min=1)] = None,
     seconds: Annotated[
         float | None, typer.Option(help="How long to measure: 20 for the machine, 10 for a network.", min=0.1)
@@ -62,7 +65,12 @@ def bench(
             _machine(seconds, out, as_json=as_json)
         else:
             found = target.resolve(
-                name, image_size=image_size, channels=channels, classes=classes, real=not rows
+                name,
+                image_size=image_size,
+                channels=channels,
+                classes=classes,
+                input_shape=None if input_shape is None else target.parse_shape(input_shape),
+                real=not rows,
             )
             setting = Setting(batch, train, dtype, channels_last)
             if rows:

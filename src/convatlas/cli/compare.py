@@ -28,6 +28,10 @@ def compare(
     image_size: Annotated[
         int | None, typer.Option(help="Side of the image in pixels, for all.", min=1)
     ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(metavar="C,H,W", help="Instead of that: the whole shape without batch, for all."),
+    ] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes, for all.", min=1)] = None,
     latency: Annotated[bool, typer.Option("--latency", help="Measure milliseconds for one image.")] = False,
     chart: Annotated[
@@ -55,7 +59,8 @@ def compare(
         raise UsageError(f"--chart {chart}: a file that ends in .svg or .png is expected.")
     names = chosen(targets or [], family or [])
     timed = latency or x == "ms"
-    entries = [_entry(name, image_size, classes, timed=timed) for name in names]
+    shape = None if input_shape is None else target.parse_shape(input_shape)
+    entries = [_entry(name, image_size, shape, classes, timed=timed) for name in names]
     if chart is not None or html is not None:
         _pictures(entries, x, error, chart, html)
     from convatlas.audit.table import markdown as marked
@@ -96,12 +101,16 @@ def chosen(targets: list[str], families: list[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _entry(name: str, image_size: int | None, classes: int | None, *, timed: bool) -> Entry:
+def _entry(
+    name: str, image_size: int | None, shape: target.Shape | None, classes: int | None, *, timed: bool
+) -> Entry:
     from convatlas.measure import measure
     from convatlas.measure.comparison import entry
 
     run = name.partition(":")[1] == "" and (Path(name) / "run.json").is_file()
-    found = target.resolve(name, image_size=image_size, classes=None if run else classes, real=timed)
+    found = target.resolve(
+        name, image_size=image_size, input_shape=shape, classes=None if run else classes, real=timed
+    )
     milliseconds = None
     if timed:
         from convatlas.measure.timing import latency
@@ -185,6 +194,8 @@ def _pictures(
 
 def to_csv(entries: list[Entry]) -> str:
     """A line for each network and error, with exact numbers."""
+    from convatlas.measure.table import csv_cell
+
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(
@@ -192,8 +203,9 @@ def to_csv(entries: list[Entry]) -> str:
          "metric", "error_pct", "test", "source"]
     )  # fmt: skip
     for entry in entries:
-        counts = [entry.name, "x".join(map(str, entry.input_shape)), entry.params, entry.macs, entry.activations,
-                  entry.field, entry.milliseconds]  # fmt: skip
+        shape = "x".join(map(str, entry.input_shape))
+        counts = [csv_cell(entry.name), shape, entry.params, entry.macs, entry.activations, entry.field,
+                  entry.milliseconds]  # fmt: skip
         for error in entry.errors:
             writer.writerow([*counts, error.metric, error.printed, error.test, error.source])
         if not entry.errors:

@@ -87,6 +87,8 @@ def describe(
         raise UsageError("--optimizer and --dtype say how memory is predicted; --batch N asks for it.")
     if batch is not None and (roofline or markdown or as_csv or html is not None or graph is not None):
         raise UsageError("--batch adds to the table for the terminal, or to --json; leave the rest out.")
+    if graph is not None and graph.suffix.lower() != ".svg":
+        raise UsageError(f"--graph {graph}: the drawing is an SVG; name the file so.")
     from convatlas.measure import folded, measure, page, table
 
     levels = folded.read_depth(depth)

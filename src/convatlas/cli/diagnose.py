@@ -40,6 +40,12 @@ def diagnose(
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.", min=1)] = None,
     channels: Annotated[int | None, typer.Option(help="Channels of the image.", min=1)] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C,H,W", help="Instead of both: the whole shape without batch, such as 1,16000."
+        ),
+    ] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes.", min=2)] = None,
     options: Annotated[
         list[str] | None,
@@ -70,6 +76,7 @@ def diagnose(
         init,
         console.settings(init_options or (), "--init-option"),
         seed,
+        None if input_shape is None else target.parse_shape(input_shape),
     )
     found = subject(name, wish)
     diagnosis = _diagnosed(found)

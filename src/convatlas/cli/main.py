@@ -124,7 +124,10 @@ def _exit_code(arguments: list[str], *, debug: bool) -> int:
             arguments, prog_name="convatlas", standalone_mode=False
         )
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
+        if code == Interrupted("").exit_code:  # typer has caught Ctrl-C, and gives its code back
+            console.say("interrupted")
+        return code
     except Exception as error:
         if debug:
             traceback.print_exc()

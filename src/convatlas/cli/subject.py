@@ -60,6 +60,7 @@ class Wish:
     init: str | None = None
     init_options: Mapping[str, Any] | None = None
     seed: int = 0
+    input_shape: target.Shape | None = None
 
 
 def subject(name: str, wish: Wish) -> Subject:
@@ -101,7 +102,7 @@ def _with_data(name: str, wish: Wish, where: str) -> Subject:
 
     data = open_data(where, seed=wish.seed)
     many = len(data.classes) > 1
-    if name in list_models() and many and wish.classes is None and wish.channels is None:
+    if name in list_models() and many and (wish.classes, wish.channels, wish.input_shape) == (None,) * 3:
         model, preprocessing = _as_for_training(name, data, wish)
     else:
         found = _built(name, wish, wish.classes or (len(data.classes) if many else None))
@@ -133,6 +134,7 @@ def _built(name: str, wish: Wish, classes: int | None) -> target.Target:
             image_size=wish.image_size,
             channels=wish.channels,
             classes=classes,
+            input_shape=wish.input_shape,
             options=wish.options,
             real=True,
         )
@@ -196,6 +198,7 @@ def _of_run(name: str, wish: Wish) -> Subject:
     for option, value in (
         ("--image-size", wish.image_size),
         ("--channels", wish.channels),
+        ("--input-shape", wish.input_shape),
         ("--classes", wish.classes),
         ("--option", wish.options or None),
         ("--init", wish.init),

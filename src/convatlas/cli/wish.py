@@ -81,6 +81,14 @@ def made(name: str, make: Callable[[], nn.Module], wish: Wish) -> nn.Module:
     """`build`, where what a constructor does not like is a wish of the user's."""
     try:
         return build(make, real=wish.real)
-    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AssertionError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         wishes = dict(wish.options or {}) or "these settings"
         raise UsageError(f"{name} cannot be built with {wishes}: {error}.") from error

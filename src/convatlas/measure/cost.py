@@ -9,21 +9,23 @@ Conventions, the same everywhere in convatlas:
 - **Not known** is what neither list has; then every sum is a lower bound, and says so.
 - **Activations** are the numbers that must be kept: the image and the output of every row, except rows
   that can overwrite their input (activation functions, normalisation, dropout, reshaping, the addition of a
-  shortcut). It is the ledger of the lectures: input + conv + pool + fc, 15.24 M for VGG-16, and it does
-  not depend on whether a ReLU was written `inplace`.
+  shortcut) or look at a part of it. It is the ledger of the lectures: input + conv + pool + fc, 15.24 M for
+  VGG-16, and it does not depend on whether a ReLU was written `inplace`, or as a function.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from re import sub
 from typing import Any
 
 from torch import Tensor, nn
 
-from convatlas.measure.operations import is_known, macs, operations
+from convatlas.measure.operations import is_known, is_pool, macs, makes_numbers, operations
 from convatlas.measure.receptive import Field, fields
-from convatlas.measure.trace import Call, Inputs, Op, trace
+from convatlas.measure.trace import Call, Inputs, Op, memory_of, trace
 
 UNUSED = "unused in evaluation"
 
@@ -116,7 +118,7 @@ class Measurement:
             "macs": self.macs,
             "operations": self.operations,
             "unknown": list(self.unknown),
-            "field": self.field and self.field.to_json(),
+            "field": _told(self.field),
             "activations": self.activations,
             "activation_bytes": self.activation_bytes,
             "rows": [_plain(row) for row in self.rows],
@@ -127,17 +129,29 @@ def _plain(row: Row) -> dict[str, Any]:
     values = {name: getattr(row, name) for name in Row.__slots__}
     return values | {
         "output_shape": list(row.output_shape),
-        "field": row.field and row.field.to_json(),
+        "field": _told(row.field),
         "unknown": list(row.unknown),
     }
+
+
+def _told(field: Field | None) -> dict[str, Any] | None:
+    """A field as plain values. Units that see nothing, between the strides of a transposed convolution, have no
+    centre; JSON has no word for that but null.
+    """
+    if field is None:
+        return None
+    told = field.to_json()
+    centre: list[float | None] = told["centre"]
+    return told | {"centre": [None if place != place else place for place in centre]}
 
 
 def measure(model: nn.Module, input_shape: Inputs = (3, 224, 224)) -> Measurement:
     """Cost and receptive fields of any network for one image of `input_shape` (C, H, W), in evaluation mode.
 
     Signals (C, L) and volumes (C, D, H, W) are measured alike; for a network with several arguments `input_shape` is a
-    list of shapes, or of tensors with a batch where the type matters. Nothing is computed:
-    the pass runs on the meta device, and the network is given back as it was. Raises `UsageError` if the
+    list of shapes, or of tensors with a batch where the type matters; a tensor alone is a batch of one, such as the
+    tokens `torch.zeros(1, 12, dtype=torch.long)`. Nothing is computed: the pass runs on the meta device, and the
+    network is given back as it was. Raises `UsageError` if the
     network does not take such an image.
 
     Examples:
@@ -153,16 +167,14 @@ def measure(model: nn.Module, input_shape: Inputs = (3, 224, 224)) -> Measuremen
     """
     traced = trace(model, input_shape)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    rows = [_row("input", "image", traced.image, [], stored=True)]
+    rows = [_row("input", "image", [traced.image], [traced.image], [])]
     for call, field in zip(traced.calls, fields(traced), strict=True):
-        if isinstance(call.module, nn.Identity) or not _is_shown(call):
+        if not _is_shown(call):
             continue
-        name = call.name or type(model).__name__
-        if call.module is None:
-            name = f"{call.name} ({_SHOWN.get(call.class_name, call.class_name)})".lstrip()
+        name = row_name(call) or type(model).__name__
         trainable = sum(size for each, size in call.params.items() if each not in frozen)
         params = sum(call.params.values())
-        rows.append(_row(name, kind(call), call.output, call.ops, _stores(call), params, trainable, field))
+        rows.append(_row(name, kind(call), call.outputs, _kept(call), call.ops, params, trainable, field))
     for name, size in traced.unused.items():
         rows.append(Row(name, UNUSED, (), size, 0, 0, 0, trainable=0 if name in frozen else size))
     shape = tuple(traced.image.shape[1:])
@@ -170,32 +182,30 @@ def measure(model: nn.Module, input_shape: Inputs = (3, 224, 224)) -> Measuremen
 
 
 def _is_shown(call: Call) -> bool:
-    """Modules; and operations between them that cost something, join something, or are not known."""
-    op = call.ops[0] if call.ops else None
-    if call.module is not None or op is None:
-        return True
-    return bool(op.name in _SHOWN or call.params or macs(op) or not is_known(op))
+    """Modules, but an identity; and operations between them, but those that only rearrange and copy."""
+    if call.module is not None:
+        return bool(call.ops) or not isinstance(call.module, nn.Identity)
+    return bool(call.params) or makes_numbers(call.ops[0])
 
 
 def _row(
     name: str,
     kind: str,
-    output: Tensor | None,
+    outputs: Sequence[Tensor],
+    kept: Sequence[Tensor],
     ops: list[Op],
-    stored: bool,
     params: int = 0,
     trainable: int = 0,
     field: Field | None = None,
 ) -> Row:
-    count = output.numel() if output is not None and stored else 0
     return Row(
         name=name,
         kind=kind,
-        output_shape=tuple(output.shape[1:]) if output is not None else (),
+        output_shape=tuple(outputs[0].shape[1:]) if outputs else (),
         params=params,
         macs=sum(macs(op) for op in ops),
-        activations=count,
-        activation_bytes=count * output.element_size() if output is not None else 0,
+        activations=sum(tensor.numel() for tensor in kept),
+        activation_bytes=sum(tensor.numel() * tensor.element_size() for tensor in kept),
         trainable=trainable,
         operations=sum(operations(op) for op in ops),
         field=field,
@@ -203,26 +213,49 @@ def _row(
     )
 
 
-# Operations between module calls that are worth a row, with the name they get there.
-_SHOWN = {
-    "add": "add", "add_": "add", "sub": "subtract", "mul": "multiply", "mul_": "multiply", "cat": "concat",
-    "relu": "ReLU", "relu_": "ReLU", "sigmoid": "sigmoid", "tanh": "tanh", "mean": "mean",
-    "max_pool2d_with_indices": "max pool", "avg_pool2d": "avg pool", "_adaptive_avg_pool2d": "adaptive avg pool",
-    "constant_pad_nd": "pad", "upsample_nearest2d": "upsample", "upsample_bilinear2d": "upsample",
-}  # fmt: skip
-
-
-def _stores(call: Call) -> bool:
-    """Whether the row's output needs memory of its own; see this file's head."""
-    if call.output is None:
-        return False
-    if any(macs(op) or ("pool" in op.name and "adaptive" not in op.name) for op in call.ops):
-        return True
-    # an adaptive pool to the size that its input has already is the identity
-    return not any(call.output.numel() == tensor.numel() for tensor in call.inputs)
+def _kept(call: Call) -> list[Tensor]:
+    """The outputs that need memory of their own; see this file's head. Of an operation the first: the places of maxima
+    are read by nobody.
+    """
+    given = {memory_of(tensor) for tensor in call.inputs}
+    outputs = call.outputs if call.module is not None else call.outputs[:1]
+    own = [tensor for tensor in outputs if memory_of(tensor) not in given]
+    if not any(macs(op) or (is_pool(op) and "adaptive" not in op.name) for op in call.ops):
+        # an adaptive pool to the size that its input has already is the identity
+        sizes = {tensor.numel() for tensor in call.inputs}
+        own = [tensor for tensor in own if tensor.numel() not in sizes]
+    return list({(memory_of(tensor), tensor.storage_offset()): tensor for tensor in own}.values())
 
 
 # --- naming ---------------------------------------------------------------------------------------------
+
+
+def row_name(call: Call) -> str:
+    """A module's path, or an operation in brackets behind the path of its weights, or of the module that it is in."""
+    return call.name if call.module is not None else f"{call.weight or call.name} ({_word(call)})".lstrip()
+
+
+def _word(call: Call) -> str:
+    """An operation as people call it: "add_" is "add", "native_group_norm" is "group norm"."""
+    name = call.class_name
+    if word := _WORDS.get(name.removesuffix("_")):
+        return word
+    if is_pool(call.ops[0]):
+        return f"{'adaptive ' if 'adaptive' in name else ''}{'max' if 'max' in name else 'avg'} pool"
+    if name.startswith(("upsample_", "_upsample_")):
+        return "upsample"
+    if "_pad" in name:
+        return "pad"
+    return sub("_norm$", " norm", name.removeprefix("native_").strip("_"))
+
+
+# Operations by the names that they have in formulas and as modules.
+_WORDS = {
+    "sub": "subtract", "rsub": "subtract", "mul": "multiply", "div": "divide", "cat": "concat", "neg": "negate",
+    "relu": "ReLU", "silu": "SiLU", "gelu": "GELU", "elu": "ELU", "leaky_relu": "LeakyReLU",
+    "_prelu_kernel": "PReLU", "hardswish": "Hardswish", "mish": "Mish", "_softmax": "softmax",
+    "_safe_softmax": "softmax", "_log_softmax": "log-softmax",
+}  # fmt: skip
 
 
 def kind(call: Call) -> str:
@@ -231,18 +264,18 @@ def kind(call: Call) -> str:
 
     def pools(op: Op) -> bool:
         """Local response normalisation pools over channels, with an axis more: that is no pool."""
-        return "pool" in op.name and ("Pool" in call.class_name or op.output.ndim - 2 == axes)
+        return is_pool(op) and ("Pool" in call.class_name or op.output.ndim - 2 == axes)
 
     main = [op for op in call.ops if macs(op) or pools(op)]
     if len(main) != 1:
-        return call.class_name if call.module is not None else _SHOWN.get(call.class_name, call.class_name)
+        return call.class_name if call.module is not None else _word(call)
     op = main[0]
     if "convolution" in op.name:
         return _convolution(op)
-    if "pool" in op.name:
+    if is_pool(op):
         return _pool(op, axes)
-    inner = op.output.shape[-1]
-    return f"linear {inner}" if op.name in ("mm", "addmm") else f"matrix product {inner}"
+    inner = "".join(f" {side}" for side in op.output.shape[-1:])  # the product of two vectors has no axis
+    return f"linear{inner}" if op.name in ("mm", "addmm") else f"matrix product{inner}"
 
 
 def _convolution(op: Op) -> str:

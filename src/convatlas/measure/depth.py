@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from convatlas.hooks import eval_mode, watched
+from convatlas.hooks import attributes_kept, eval_mode, watched
 from convatlas.measure.shapes import META
 from convatlas.measure.trace import ghost, refusals, tensors_in, to_meta
 from convatlas.randomness import preserved
@@ -92,6 +92,7 @@ def weight_layers(model: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224)
     watching = watched(model, depths.enter, depths.leave)
     with (
         preserved(),
+        attributes_kept(model),
         eval_mode(model),
         torch.no_grad(),
         watching,

@@ -18,7 +18,7 @@ from convatlas.measure.drawing import graph, label, sheet
 from convatlas.measure.flow import Box, Depth, flow, grouping, groups, what
 from convatlas.measure.layout import Node, layered
 from convatlas.measure.table import count_text
-from convatlas.measure.trace import Inputs, Trace, trace
+from convatlas.measure.trace import Inputs, Trace, holds_others, trace
 
 MARGIN, HEAD = 18.0, 58.0
 WIDE = 40  # letters of a line
@@ -84,7 +84,13 @@ def _node(model: nn.Module, box: Box, paths: list[str]) -> Node:
         if kind == "act":
             return Node([words], "act", box.inputs, note=note)
         return Node(
-            [words], kind, box.inputs, title=short(box.name) if box.calls[0].module else "", note=note
+            [words],
+            kind,
+            box.inputs,
+            title=short(box.calls[0].weight or box.name)
+            if box.calls[0].module or box.calls[0].weight
+            else "",
+            note=note,
         )
     words = [word for path in paths for word in _contents(model, path, box)]
     kinds = {what(call)[1] for call in box.calls}
@@ -97,9 +103,10 @@ def _contents(model: nn.Module, path: str, box: Box) -> list[str]:
     """A module in words: what a list holds, the only weighty layer of a unit, or the module's class."""
     module = model.get_submodule(path)
     inside = [call for call in box.calls if call.name == path or call.name.startswith(f"{path}.")]
-    told = [what(call) for call in inside if call.module is not None]
+    written = not holds_others(module)  # with weights of its own, layer by layer
+    told = [what(call) for call in inside if call.module is not None or (written and call.weight)]
     layers = [words for words, kind in told if kind in ("conv", "linear", "pool")]
-    if not any(True for _ in module.children()) or len(layers) == 1:
+    if not holds_others(module) or len(layers) == 1:
         return layers or ([words for words, kind in told if kind == "act"] if path == box.name else [])
     if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         return [

@@ -17,8 +17,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from convatlas.measure.cost import kind
-from convatlas.measure.operations import macs
-from convatlas.measure.trace import Call, Trace
+from convatlas.measure.operations import is_pool, is_view, macs
+from convatlas.measure.trace import Call, Trace, holds_others
 
 Depth = Literal["stage", "block", "layer"]
 SIGNS = {"add": "+", "add_": "+", "mul": "×", "mul_": "×", "sub": "−", "sub_": "−", "cat": "concat"}
@@ -71,10 +71,10 @@ def flow(traced: Trace, group: Callable[[str], str | None]) -> list[Box]:
     opened: str | None = None
     for call in traced.calls:
         home, reads = group(call.name), sources(call.inputs)
-        if call.output is None:
-            continue
+        if call.output is None or (call.module is None and not reads and is_view(call.ops[0])):
+            continue  # such as weights that are turned before use
         if reads and (home is None or home != opened) and _silent(call, reads):
-            maker[id(call.output)] = reads[0]  # opens no box
+            maker |= dict.fromkeys(map(id, call.outputs), reads[0])  # opens no box
             continue
         if home is None:
             opened = None
@@ -95,7 +95,7 @@ def flow(traced: Trace, group: Callable[[str], str | None]) -> list[Box]:
             boxes.append(Box(home, [call], reads, tuple(call.output.shape[1:])))
             opened = home
         if call.ops or not any(call.output is tensor for tensor in call.inputs):  # an identity makes nothing
-            maker[id(call.output)] = len(boxes) - 1
+            maker |= dict.fromkeys(map(id, call.outputs), len(boxes) - 1)
     return _shared_prefixes(boxes)
 
 
@@ -114,7 +114,9 @@ def _silent(call: Call, reads: Sequence[int]) -> bool:
     if call.module is not None:
         return all(op.name in _VIEWS for op in call.ops)
     name = call.ops[0].name
-    return name in _VIEWS or (len(reads) < 2 and name not in ACTS and "pool" not in name and name != "mean")
+    return name in _VIEWS or (
+        len(reads) < 2 and name not in ACTS and not is_pool(call.ops[0]) and name != "mean"
+    )
 
 
 def _sign(call: Call, reads: Sequence[int]) -> str:
@@ -149,6 +151,10 @@ def groups(model: nn.Module, traced: Trace, depth: Depth) -> dict[str, str]:
     if depth == "layer":
         return {}
     called = {call.name for call in traced.calls if call.module is not None}
+    weighing = {call.name for call in traced.calls if call.weight}
+    called |= {name for name in weighing if not holds_others(model.get_submodule(name))}
+    if called <= {""}:  # weights alone, and functions: there is nothing to sum
+        return {}
     parts = _parts(model, _counts(model, called))
     if depth == "stage":
         return _by_stage(model, parts)

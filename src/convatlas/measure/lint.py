@@ -15,6 +15,7 @@ from torch import nn
 
 from convatlas.measure.plan import read_plan
 from convatlas.measure.principles import PRINCIPLES, Finding
+from convatlas.measure.table import visible
 
 PAPER = (
     "Hasanpour, Rouhani, Fayyaz, Sabokrou, Adeli: Towards Principled Design of Deep Convolutional Networks: "
@@ -89,7 +90,7 @@ def rich_table(linted: Lint) -> Table:
 
 def markdown(linted: Lint) -> str:
     """The findings as a Markdown table, the rules below it."""
-    lines = [[cell.replace("|", "\\|") for cell in line] for line in cells(linted)]
+    lines = [[visible(cell).replace("|", "\\|") for cell in line] for line in cells(linted)]
     table = [list(HEADER[:4]), ["---"] * 4, *(line[:4] for line in lines)]
     rules = [
         f"- **{name}**: {rule} Paper: {source}. Our choice: {ours}\n"

@@ -112,7 +112,9 @@ def _member(
     words[0] = words[0].removeprefix(inside).lstrip(". ") or words[0]
     if isinstance(member, Row):
         return _row(words, shown, level, "leaf", title=row.name)
-    inner = "".join(_member(part, shown, level + 1, depth, row.name) for part in member.members)
+    inner = "".join(
+        _member(part, shown, level + 1, depth, table.visible(row.name)) for part in member.members
+    )
     at = len(levels(row.name))
     opened = " open" if depth is None or at < depth else ""
     summary = _row(words, shown, level, "part", tag="summary", title=row.name)

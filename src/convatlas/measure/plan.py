@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from convatlas.layers.saf_pooling import StrongestOff
-from convatlas.measure.operations import macs
-from convatlas.measure.trace import Call, Op, Trace, trace
+from convatlas.measure.operations import is_pool, macs
+from convatlas.measure.trace import Call, Op, Trace, memory_of, trace
 
 Steps = tuple[int, ...]  # pixels of the image that a step on a map is, by axis
 
@@ -165,7 +165,7 @@ class _Reader:
         alike = [each for each in known if len(each.steps) == len(main.steps)]
         steps = tuple(max(each.steps[axis] for each in alike) for axis in range(len(main.steps)))
         if op.name in ("squeeze", "unsqueeze"):  # a pool of a sequence is one of a map one pixel high
-            steps = (1,) * (output.dim() - 2 - len(steps)) + steps[max(0, len(steps) + 2 - output.dim()) :]
+            steps = _of_axes(output.dim() - 2, steps)
         made = _Map(steps, last=None if op.name in _JOINS else main.last)
         made.grid = "convolution" in op.name or (main.grid and op.name not in _RESHAPES)
         for each in known:
@@ -188,8 +188,8 @@ class _Reader:
         weights = [tensor for tensor in op.inputs if id(tensor) not in self.maps]
         if not weights:
             return
-        size = sum(tensor.numel() for tensor in weights if _storage(tensor) not in self.counted)
-        self.counted.update(map(_storage, weights))
+        size = sum(tensor.numel() for tensor in weights if memory_of(tensor) not in self.counted)
+        self.counted.update(map(memory_of, weights))
         convolution = "convolution" in op.name
         everywhere = not convolution and image.numel() > image.shape[-1]
         kernel = tuple(op.args[1].shape[2:]) if convolution else (1, 1) if everywhere else ()
@@ -210,7 +210,7 @@ class _Reader:
             falls.append(Fall(stride, max(1, round(math.log2(stride / before))), len(self.convolutions)))
         for fall in falls:
             if fall.stride == stride:
-                doing = "strided" if "convolution" in op.name else "pools" if "pool" in op.name else "others"
+                doing = "strided" if "convolution" in op.name else "pools" if is_pool(op) else "others"
                 getattr(fall, doing).append(name)
 
     def _shortcuts(self, known: list[_Map]) -> None:
@@ -255,16 +255,21 @@ def pixels(tensor: Tensor) -> int:
     return math.prod(tensor.shape[2:])
 
 
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+def _of_axes(axes: int, steps: Steps) -> Steps:
+    """The steps of a map that was given another number of axes: new ones come first, as do those that go."""
+    axes = max(1, axes)
+    return (1,) * (axes - len(steps)) + steps[max(0, len(steps) - axes) :]
 
 
 def _coarser(op: Op, image: Tensor, steps: Steps) -> Steps:
     """The steps after an operation: a stride multiplies them, other changes of size by their whole ratio."""
     arguments: list[Any] = list(op.args)
+    windowed = is_pool(op) and not any(word in op.name for word in ("adaptive", "fractional"))
+    if windowed or "convolution" in op.name:
+        steps = _of_axes(image.dim() - 2, steps)
     if "convolution" in op.name:
         factors = [1 / stride if arguments[6] else float(stride) for stride in arguments[3]]
-    elif "pool" in op.name and "adaptive" not in op.name:
+    elif windowed:
         window, stride = arguments[1], (arguments[2:3] or [None])[0] or arguments[1]
         factors = [float(each) for each in ([stride] if isinstance(window, int) else stride)]
     elif image.dim() == op.output.dim() == len(steps) + 2:

@@ -25,10 +25,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from convatlas.errors import UsageError, did_you_mean
-from convatlas.measure.cost import Row, kind
+from convatlas.measure.cost import Row, kind, row_name
 from convatlas.measure.operations import macs
 from convatlas.measure.roof import Roof
-from convatlas.measure.trace import Call, Inputs, Op, Trace, trace
+from convatlas.measure.trace import Inputs, Op, Trace, memory_of, trace
 
 ITEM_BYTES = {"fp32": 4, "bf16": 2}
 BACKWARD = (
@@ -181,19 +181,22 @@ def work(traced: Trace) -> list[Work]:
     The names are those of `measure`; here every operation between modules has a row, also those that `measure`
     leaves out since they store nothing.
     """
-    moving = {_storage(tensor) for tensor in traced.inputs}  # the storages whose content depends on the image
+    moving = {
+        memory_of(tensor) for tensor in traced.inputs
+    }  # the storages whose content depends on the image
     rows: list[Work] = []
     for call in traced.calls:
         per_image = per_batch = 0
         for op in call.ops:
-            if any(_storage(tensor) in moving for tensor in op.inputs):
-                moving |= {_storage(tensor) for tensor in op.outputs}
+            if any(memory_of(tensor) in moving for tensor in op.inputs):
+                moving |= {memory_of(tensor) for tensor in op.outputs}
             for tensor in _moved(op):
-                if _storage(tensor) in moving:
+                if memory_of(tensor) in moving:
                     per_image += _numbers(tensor)
                 else:
                     per_batch += _numbers(tensor)
-        row = Work(_name(call), kind(call), sum(macs(op) for op in call.ops), per_image, per_batch)
+        name = row_name(call) or call.class_name
+        row = Work(name, kind(call), sum(macs(op) for op in call.ops), per_image, per_batch)
         if row.macs or row.per_image or row.per_batch:
             rows.append(row)
     return rows
@@ -205,8 +208,8 @@ def _moved(op: Op) -> list[Tensor]:
     Whole numbers are left out: the indices of a maximum pool are written, but nobody reads them.
     """
     read = {id(tensor): tensor for tensor in op.inputs}
-    storages = {_storage(tensor) for tensor in op.inputs}
-    written = [tensor for tensor in op.outputs if id(tensor) in read or _storage(tensor) not in storages]
+    storages = {memory_of(tensor) for tensor in op.inputs}
+    written = [tensor for tensor in op.outputs if id(tensor) in read or memory_of(tensor) not in storages]
     if not written:
         return []
     return [tensor for tensor in (*read.values(), *written) if tensor.is_floating_point()]
@@ -215,18 +218,6 @@ def _moved(op: Op) -> list[Tensor]:
 def _numbers(tensor: Tensor) -> int:
     """The different numbers of a tensor: one that is expanded repeats them without storing."""
     return math.prod(size for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step)
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
-
-
-def _name(call: Call) -> str:
-    return (
-        call.name or call.class_name
-        if call.module is not None
-        else f"{call.name} ({call.class_name})".lstrip()
-    )
 
 
 def beside(rows: Sequence[Row], roofline: Roofline) -> list[Bound | None]:

@@ -23,6 +23,26 @@ from convatlas.registry import Spec
 IN_PLACE = "in place"
 
 
+def visible(text: str) -> str:
+    r"""A name with everything escaped that would break a line or that a terminal would obey.
+
+    Examples:
+        >>> visible("new\nline")
+        'new\\nline'
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def csv_cell(text: str) -> str:
+    """A name as a cell of CSV: a spreadsheet takes one that begins like a formula for a formula.
+
+    Examples:
+        >>> csv_cell("=cmd()"), csv_cell("conv1")
+        ("'=cmd()", 'conv1')
+    """
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
 def bytes_text(count: int) -> str:
     """A size for people: "512 B", "12.3 MiB".
 
@@ -86,8 +106,8 @@ def _at_least(count: int, measurement: Measurement) -> str:
 
 
 COLUMNS = (
-    Column("layer", lambda row: row.name, lambda cost: "total", number=False),
-    Column("what", lambda row: row.kind, number=False),
+    Column("layer", lambda row: visible(row.name), lambda cost: "total", number=False),
+    Column("what", lambda row: visible(row.kind), number=False),
     Column("output", lambda row: shape_text(row.output_shape)),
     Column("parameters", lambda row: _dashed(row.params), lambda cost: f"{cost.params:,}"),
     Column("frozen", lambda row: _dashed(row.params - row.trainable), lambda cost: f"{frozen(cost):,}",
@@ -294,7 +314,7 @@ def _plain(name: str, value: Any) -> object:
     """What a cell of a CSV file can hold: (64, 112, 112) is "64x112x112"."""
     if isinstance(value, tuple):
         return (" " if name == "unknown" else "x").join(map(str, value))  # pyright: ignore[reportUnknownArgumentType]
-    return "" if value is None else value if isinstance(value, (int, float)) else str(value)
+    return "" if value is None else value if isinstance(value, (int, float)) else csv_cell(str(value))
 
 
 def to_json(measurement: Measurement) -> str:

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from convatlas.errors import ConvAtlasError, UsageError
-from convatlas.hooks import eval_mode, watched
+from convatlas.hooks import attributes_kept, eval_mode, watched
 from convatlas.measure.shapes import META, hollow, shaped
 from convatlas.measure.watch import Watch
 from convatlas.randomness import preserved
 
 Shape = tuple[int, ...]
-Inputs = Sequence[int] | Sequence[Sequence[int] | Tensor]
+Inputs = Sequence[int] | Sequence[Sequence[int] | Tensor] | Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +54,22 @@ class Call:
     """One call of a module that called no other, or one operation between such calls.
 
     `module` is None for an operation; then `name` is the module that it happened in. `params` maps
-    the names of the parameters first used here to their sizes.
+    the names of the parameters first used here to their sizes. `weight` is the name of the parameter that an
+    operation multiplies with, also where another has used it before; "" if there is none.
     """
 
     name: str
     module: nn.Module | None
     inputs: list[Tensor]
-    output: Tensor | None
+    outputs: tuple[Tensor, ...]
     ops: list[Op]
     params: dict[str, int] = field(default_factory=dict)
+    weight: str = ""
+
+    @property
+    def output(self) -> Tensor | None:
+        """The first output, if there is any."""
+        return self.outputs[0] if self.outputs else None
 
     @property
     def class_name(self) -> str:
@@ -107,10 +114,12 @@ class _Frame:
 class _Recorder(Watch):
     """Keeps the operations of the module that is on top of the stack; moves stray tensors to meta."""
 
-    def __init__(self, params: dict[int, tuple[str, int]]) -> None:
+    def __init__(self, params: dict[str, Tensor]) -> None:
         super().__init__()
         self.stack = [_Frame("", None, [])]
-        self.unused = params  # by id of the meta copy, until an operation takes it
+        self.unused = {id(tensor): (name, tensor.numel()) for name, tensor in params.items()}
+        self.views: dict[int, int] = {}  # of parameters: which one, by id
+        self.weights = {memory_of(tensor): name for name, tensor in params.items() if tensor.ndim > 1}
 
     def enter(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.stack[-1].has_children = True
@@ -118,16 +127,23 @@ class _Recorder(Watch):
 
     def leave(self, name: str, module: nn.Module, output: Any) -> None:
         frame = self.stack.pop()
-        if frame.has_children:
+        if frame.has_children or _is_network(module, frame.calls):
             self.stack[-1].calls += frame.calls
             return
-        first = next(iter(tensors_in(output)), None)
-        call = Call(frame.name, module, frame.inputs, first, [op for each in frame.calls for op in each.ops])
+        outputs = tuple(tensors_in(output))
+        call = Call(
+            frame.name, module, frame.inputs, outputs, [op for each in frame.calls for op in each.ops]
+        )
         call.params = {name: size for each in frame.calls for name, size in each.params.items()}
         self.stack[-1].calls.append(call)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = _NAMES.get(func) or _NAMES.setdefault(func, func.overloadpacket.__name__)
+        if torch.is_inference_mode_enabled():  # there, what is made of other operations arrives whole
+            with self:
+                output = func.decompose(*args, **(kwargs or {}))
+            if output is not NotImplemented:
+                return output
         args, tensors = _on_meta(args)
         if kwargs:
             values, more = _on_meta(kwargs.values())
@@ -142,15 +158,56 @@ class _Recorder(Watch):
             output = func(*args, **kwargs)
         outputs = (output,) if isinstance(output, Tensor) else tuple(tensors_in(output))
         if outputs:
-            unused, params = self.unused, dict[str, int]()
-            for tensor in tensors:
-                if id(tensor) in unused:
-                    parameter, size = unused.pop(id(tensor))
-                    params[parameter] = size
             frame = self.stack[-1]
             op = Op(name, func, args, kwargs, tensors, outputs)
-            frame.calls.append(Call(frame.name, None, tensors, outputs[0], [op], params))
+            weight = self._weight(tensors) if name in WEIGHING else ""
+            frame.calls.append(Call(frame.name, None, tensors, outputs, [op], self._first_used(op), weight))
         return output
+
+    def _first_used(self, op: Op) -> dict[str, int]:
+        """The parameters that no operation before has taken. A view takes none: what reads it does."""
+        found: dict[str, int] = {}
+        for tensor in op.inputs:
+            place = self.views.get(id(tensor), id(tensor))
+            if place not in self.unused:
+                continue
+            if op.func.is_view:
+                self.views |= dict.fromkeys(map(id, op.outputs), place)
+            else:
+                parameter, size = self.unused.pop(place)
+                found[parameter] = size
+        return found
+
+    def _weight(self, tensors: list[Tensor]) -> str:
+        return next((name for each in tensors if (name := self.weights.get(memory_of(each)))), "")
+
+
+# What multiplies with weights.
+WEIGHING = frozenset(("convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv"))
+
+
+def _is_network(module: nn.Module, calls: list[Call]) -> bool:
+    """Whether a module without others inside is written as others write a network: several layers of plain parameters.
+
+    Layers of PyTorch's own, such as `nn.LSTM` and `nn.MultiheadAttention`, are layers all the same.
+    """
+    if type(module).__module__.startswith("torch.") or holds_others(module):
+        return False
+    return len({call.weight for call in calls if call.weight}) > 1
+
+
+def holds_others(module: nn.Module) -> bool:
+    """Whether there are modules inside, beside lists of parameters."""
+    lists = (nn.ParameterList, nn.ParameterDict)
+    return any(not isinstance(child, lists) for child in module.children())
+
+
+def memory_of(tensor: Tensor) -> int:
+    """A number that tensors have in common which lie in the same memory, as views and what was written in place do."""
+    try:
+        return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+    except NotImplementedError:  # under vmap
+        return id(tensor)
 
 
 _NAMES: dict[Any, str] = {}
@@ -180,18 +237,20 @@ def to_meta(value: Any) -> Any:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors of nested tuples, lists and dictionaries."""
+    """The tensors of nested tuples, lists, dictionaries and dataclasses."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, dict):
         value = value.values()
+    elif hasattr(type(value), "__dataclass_fields__"):
+        value = [getattr(value, name) for name in type(value).__dataclass_fields__]
     elif not isinstance(value, (tuple, list)):
         return []
     found: list[Tensor] = []
     for each in cast(Any, value):
         if isinstance(each, Tensor):
             found.append(each)
-        elif isinstance(each, (tuple, list, dict)):
+        elif isinstance(each, (tuple, list, dict)) or hasattr(type(each), "__dataclass_fields__"):
             found += tensors_in(each)
     return found
 
@@ -200,27 +259,28 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     """Record one forward pass in evaluation mode for a batch of one: an image of a shape (C, H, W).
 
     For a network with several arguments `inputs` is a list, with a shape without batch for each, or a tensor with
-    batch where the type matters. Nothing of `model` changes: weights, statistics, hooks, modes and random
-    generators are as before. Raises `UsageError` if the network does not take such an image, or decides by values,
-    which meta tensors do not have.
+    batch where the type matters; a tensor alone is a batch of one. Nothing of `model` changes: weights, statistics,
+    attributes, hooks, modes and random generators are as before. Raises `UsageError` if the network does not take
+    such an image, or decides by values, which meta tensors do not have.
     """
-    copies, arguments = ghost(model, inputs)
-    sizes = {id(copies[name]): (name, param.numel()) for name, param in model.named_parameters()}
-    recorder = _Recorder(sizes)
+    with torch.inference_mode(False):
+        copies, arguments = ghost(model, inputs)
+        recorder = _Recorder({name: copies[name] for name, _ in model.named_parameters()})
 
-    def place() -> str:
-        return recorder.stack[-1].name
+        def place() -> str:
+            return recorder.stack[-1].name
 
-    watching = watched(model, recorder.enter, recorder.leave)
-    with (
-        preserved(),
-        eval_mode(model),
-        torch.no_grad(),
-        watching,
-        refusals(model, arguments, place),
-        recorder,
-    ):
-        output = functional_call(model, copies, arguments)
+        watching = watched(model, recorder.enter, recorder.leave)
+        with (
+            preserved(),
+            attributes_kept(model),
+            eval_mode(model),
+            torch.no_grad(),
+            watching,
+            refusals(model, arguments, place),
+            recorder,
+        ):
+            output = functional_call(model, copies, arguments)
     calls = recorder.stack[0].calls
     first = next(iter(tensors_in(output)), None)
     return Trace(calls, dict(recorder.unused.values()), list(arguments), first)
@@ -229,22 +289,40 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
 def ghost(model: nn.Module, inputs: Inputs, batch: int = 1) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
     """Copies on meta of every parameter and buffer by name, and the arguments, in the network's precision.
 
-    Raises `UsageError` for a shape that is none, and for layers without shapes.
+    Raises `UsageError` for a shape that is none, for a tensor that is no batch of one, for layers without shapes, and
+    for what PyTorch does not let look inside.
     """
+    if isinstance(model, nn.DataParallel):
+        raise UsageError("a DataParallel hides its network from hooks: give the one inside, `.module`.")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise UsageError(
+            f"{type(model).__name__} is compiled by TorchScript, which lets nobody look at its calls: give the "
+            "network that it was made from."
+        )
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if any(nn.parameter.is_lazy(tensor) for tensor in tensors.values()):
         raise UsageError("the network has lazy layers without shapes yet; run one batch through it first.")
     copies = {name: hollow(tensor) for name, tensor in tensors.items()}
     floats = [param.dtype for param in model.parameters() if param.is_floating_point()]
     dtype = floats[0] if floats else torch.float32
-    given = list(inputs)
-    several: list[Any] = [given] if all(isinstance(side, int) for side in given) else given
+    if isinstance(inputs, Tensor):
+        if inputs.ndim == 0 or len(inputs) != 1:
+            raise UsageError(
+                f"one image is measured, and the first axis of a tensor is the batch: {tuple(inputs.shape)} is none of "
+                "one. Give `images[:1]`, or a shape without batch such as (3, 224, 224)."
+            )
+        several: list[Any] = [inputs]
+    else:
+        given = list(inputs)
+        several = [given] if all(isinstance(side, int) for side in given) else given
     return copies, tuple(_argument(each, batch, dtype) for each in several)
 
 
 def _argument(given: Any, batch: int, dtype: torch.dtype) -> Tensor:
     if isinstance(given, Tensor):
-        return to_meta(given)
+        if batch == 1 or given.ndim == 0 or len(given) != 1:
+            return to_meta(given)
+        return torch.empty((batch, *given.shape[1:]), dtype=given.dtype, device=META)
     try:
         shape = tuple(int(side) for side in given)
     except (TypeError, ValueError):
@@ -258,12 +336,20 @@ def _argument(given: Any, batch: int, dtype: torch.dtype) -> Tensor:
 _ADVICE = (
     (("Output size is too small", "size can't be greater", "output size is too small", "should be greater than"),
      "the image is too small for the network: give it a larger one"),
+    (("required keyword-only argument",),
+     "inputs are handed over by position alone: give that argument a default, or wrap the network in a module that "
+     "sets it"),
     (("missing", "required positional argument"),
      "the network takes several arguments: give a list with a shape for each, such as [(3, 64, 64), (10,)]"),
     (("meta tensor", "Tensor.item()", "is_nonzero", "data-dependent", "equal' on", "on meta", "meta device",
-      "register_meta"),
-     "the network decides by the values of its input, and a pass without values cannot follow: take the decision out "
-     "of `forward`, or measure its parts"),
+      "register_meta", "unallocated storage"),
+     "the network reads the values of its input, or of a tensor of its own, and a pass without values cannot follow: "
+     "take the decision out of `forward`, or measure its parts"),
+    (("'indices' to have one of the following scalar types",),
+     "an Embedding takes whole numbers, and a shape stands for broken ones: from Python give the tokens, as in "
+     "`measure(network, torch.zeros(1, 12, dtype=torch.long))`; the command line cannot say them"),
+    (("(unbatched)", "expected 4D input", "expected 5D input"),
+     "a shape is given without the batch, such as (3, 224, 224)"),
     (("channels, but got", "Invalid channel dimensions"),
      "the image has another number of channels than the network expects"),
     (("shapes cannot be multiplied", "mat1 and mat2", "invalid for input of size", "Wrong image"),
@@ -284,7 +370,7 @@ def refusals(
     except ConvAtlasError:
         raise
     except Exception as error:
-        if isinstance(error, MemoryError) or "allocate" in str(error):
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
             raise
         name, said = type(model).__name__, str(error).strip().splitlines() or [type(error).__name__]
         shapes = " and ".join(str(tuple(tensor.shape[1:])) for tensor in inputs)
