@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,24 +53,31 @@ def attributes_kept(model: nn.Module) -> Generator[None, None, None]:
     held: dict[int, tuple[Any, Any]] = {}
 
     def hold(container: Any) -> None:
-        if id(container) in held:
-            return
-        held[id(container)] = container, container.copy()
-        for value in list(container.values() if isinstance(container, dict) else container):
-            if type(value) in (dict, list, OrderedDict, defaultdict):
-                hold(value)
+        if id(container) not in held:
+            held[id(container)] = container, container.copy()
+            for value in container.values() if isinstance(container, dict) else container:
+                if type(value) in _CONTAINERS:
+                    hold(value)
 
     for module in model.modules():
-        hold(module.__dict__)
+        attributes = module.__dict__
+        held[id(attributes)] = attributes, attributes.copy()
+        for name, value in attributes.items():
+            if name not in _HOOKS and type(value) in _CONTAINERS:
+                hold(value)
     try:
         yield
     finally:
         for container, before in held.values():
             if isinstance(container, list):
                 container[:] = before
-            elif list(map(id, container.values())) != list(map(id, before.values())):
+            elif len(container) != len(before) or not all(map(is_, container.values(), before.values())):
                 container.clear()
                 container.update(before)
+
+
+_CONTAINERS = frozenset((dict, list, OrderedDict, defaultdict))
+_HOOKS = frozenset(name for name in nn.Module().__dict__ if "hook" in name)
 
 
 @contextmanager

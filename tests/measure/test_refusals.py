@@ -13,6 +13,7 @@ from convatlas.errors import UsageError
 from convatlas.measure import measure
 from convatlas.measure.depth import weight_layers
 from convatlas.measure.lint import lint
+from convatlas.measure.memory import predict
 from convatlas.measure.trace import refusals
 
 
@@ -93,6 +94,11 @@ def test_a_batch_of_one_as_a_tensor() -> None:
     assert measure(model, torch.zeros(1, 3, 8, 8)) == measure(model, (3, 8, 8))
     tokens = measure(words(), torch.zeros(1, 12, dtype=torch.long))
     assert (tokens.params, tokens.macs) == (800 + 51, 12 * 48)
+
+
+def test_a_tensor_stands_for_a_batch_of_any_size() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    assert predict(model, torch.zeros(1, 3, 8, 8), batch=4) == predict(model, (3, 8, 8), batch=4)
 
 
 class Remembers(nn.Module):

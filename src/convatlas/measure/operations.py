@@ -72,8 +72,7 @@ def is_known(op: Op) -> bool:
     """
     if macs(op) or is_view(op) or not op.inputs or elementwise(op) or op.output.numel() == 0:
         return True
-    counted = any(op.name in names for names in (_PER_OUTPUT, _PER_INPUT, _FREE, _PRODUCTS))
-    return _is_pytorchs(op) and (counted or is_pool(op) or "upsample" in op.name)
+    return _is_pytorchs(op) and (op.name in _COUNTED or is_pool(op) or "upsample" in op.name)
 
 
 def is_view(op: Op) -> bool:
@@ -83,7 +82,7 @@ def is_view(op: Op) -> bool:
 
 def is_pool(op: Op) -> bool:
     """Whether the operation takes maxima or means of windows; `max_unpool2d` and `roi_pool` do not."""
-    return _POOL.fullmatch(op.name) is not None and _is_pytorchs(op)
+    return "pool" in op.name and _POOL.fullmatch(op.name) is not None and _is_pytorchs(op)
 
 
 def makes_numbers(op: Op) -> bool:
@@ -139,3 +138,5 @@ _FREE = CONSTANTS | frozenset(
      "max_unpool2d", "max_unpool3d",
      "item", "_local_scalar_dense", "split", "split_with_sizes", "chunk", "unbind", "unsafe_split", "repeat_interleave")
 )  # fmt: skip
+
+_COUNTED = _PER_OUTPUT.keys() | _PER_INPUT | _FREE | _PRODUCTS.keys()

@@ -174,7 +174,7 @@ def doubts(measurement: Measurement) -> list[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(visible, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str, str, str]]:
