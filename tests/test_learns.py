@@ -27,8 +27,8 @@ from convatlas.registry import Spec
 SMALL = [spec for spec in CLASSIFIERS if params(spec) <= 5_000_000]
 RATES = (1e-3, 3e-4, 3e-3)  # tried in turn: plain stacks differ in what they bear
 STEPS, CLASSES, PER_CLASS, ENOUGH = 30, 10, 3, 0.7
-# BatchNorm after the addition stands in the way of the signal, and a net of 110 layers with it learns slowly at first, as
-# its paper found (He et al. 2016, section 4.1): 0.75 at best, whatever the rate, the optimiser and the schedule
+# BatchNorm after the addition stands in the way of the signal, and a net of 110 layers with it learns slowly at
+# first, as its paper found (He et al. 2016, section 4.1): 0.75 at best, whatever the rate or optimiser
 SLOW_AT_FIRST = {"resnet110_bn_after_addition_cifar": 0.8}
 losses: dict[str, list[tuple[float, float]]] = {}
 
