@@ -73,13 +73,13 @@ def speed(found: Cells, settings: str) -> str:
         row += [line["dtype"], f"{line['reached']:.0%}", f"{line['arithmetic_reached']:.0%}"]
         rows.append(row)
     header = ("network", "data", "images/s", *PEERS, "computes", "of roofline", "of peak")
-    means = "".join(
-        f"{what}: {mean_ratio(found, settings, data):.2f}. "
-        for what, data in (("On noise", "synthetic"), ("on real pictures", "real"), ("on both", None))
+    means = ", ".join(
+        f"{mean_ratio(found, settings, data):.2f} on {what}"
+        for what, data in (("noise", "synthetic"), ("real pictures", "real"), ("both", None))
     )
     return (
         table(header, rows)
-        + f"\nGeometric mean over the networks of the ratio to the fastest peer (bold). {means.strip()}\n"
+        + f"\nGeometric mean over the networks of the ratio to the fastest peer (bold): {means}.\n"
     )
 
 

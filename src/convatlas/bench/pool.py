@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from convatlas.bench.gate import Pipe
-from convatlas.bench.processors import worked, worked_by
+from convatlas.bench.processors import at_rest, worked, worked_by
 from convatlas.errors import ConvAtlasError, ResourceError
 
 QUIET = 0.12  # cores: blocks in which others took more are dropped
+STOPPED = 5.0  # seconds that a group may take to stop
 PATIENCE = 600.0  # seconds for one block or a start; then something hangs
 _OWN_SETTINGS = ("OMP_WAIT_POLICY",)  # that the command line makes for itself; see cli/main.py
 
@@ -83,7 +84,6 @@ class Side:
                 env=dict(environment) if environment is not None else None,
             )
         self._pipe = Pipe(Connection(near.detach()))
-        self._stopped = False
         self.facts: dict[str, Any] = {}
         try:
             self._pipe.tell(task)
@@ -98,7 +98,6 @@ class Side:
         before, own_before, begin = worked(), self._worked(), time.perf_counter()
         self._pipe.tell({"steps": steps, "new_peak": new_peak})
         self._signal(signal.SIGCONT)
-        self._stopped = False
         told = self._answer()
         self._stop()
         seconds = time.perf_counter() - begin
@@ -143,8 +142,11 @@ class Side:
         return worked_by(self._process.pid) + _worked_here()
 
     def _stop(self) -> None:
+        """Stop the group, and wait until the kernel has done it: on a busy machine that takes a moment."""
         self._signal(signal.SIGSTOP)
-        self._stopped = True
+        until = time.monotonic() + STOPPED
+        while not at_rest(self._process.pid) and time.monotonic() < until:
+            time.sleep(0.002)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.returncode is None:

@@ -7,12 +7,17 @@ usually 10 ms: `/proc/stat` for all processors, `/proc/PID/stat` for each proces
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _WORKING = (0, 1, 2, 5, 6, 7)  # user, nice, system, irq, softirq, steal: all but idle and waiting for a disk
-_GROUP, _TIMES = 2, slice(11, 15)  # after the name: process group; utime, stime, cutime, cstime
+_STATE, _GROUP, _TIMES = (
+    0,
+    2,
+    slice(11, 15),
+)  # after the name: state; process group; utime, stime, cutime, cstime
 
 
 def worked() -> float:
@@ -23,7 +28,16 @@ def worked() -> float:
 
 def worked_by(group: int) -> float:
     """Seconds that the living processes of a process group worked, with their children that have ended."""
-    ticks = 0
+    return sum(sum(map(int, fields[_TIMES])) for fields in _members(group)) / _TICKS
+
+
+def at_rest(group: int) -> bool:
+    """Whether every process of a group is stopped, or has ended."""
+    return all(fields[_STATE] in "TtZX" for fields in _members(group))
+
+
+def _members(group: int) -> Iterator[list[str]]:
+    """What the kernel says of each living process of a group, after its name."""
     for folder in PROC.iterdir():
         if folder.name.isdecimal():
             try:
@@ -32,5 +46,4 @@ def worked_by(group: int) -> float:
                 continue
             fields = text.rpartition(")")[2].split()  # a name may hold spaces and brackets
             if int(fields[_GROUP]) == group:
-                ticks += sum(map(int, fields[_TIMES]))
-    return ticks / _TICKS
+                yield fields
