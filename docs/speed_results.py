@@ -21,13 +21,13 @@ BLOCK = re.compile(r"(<!-- speed: (\w+) -->\n).*?(<!-- end of speed -->)", re.DO
 PEERS = ("torchvision", "timm", "lightning")
 STANDARD = "resnet18_cifar"
 EPOCH = 50_000  # training images of CIFAR-10
-MISSING = "Not measured yet: `make bench` does it.\n"
+MISSING = "Not measured yet.\n"
 Cells = Mapping[str, Mapping[str, Any]]
 
 
-def newest(folder: Path = RESULTS) -> Mapping[str, Any] | None:
-    """The newest result; None if there is none."""
-    files = sorted(folder.glob("speed-????-??-??.json"))
+def newest(what: str, folder: Path = RESULTS) -> Mapping[str, Any] | None:
+    """The newest result of `speed` or `accuracy`; None if there is none."""
+    files = sorted(folder.glob(f"{what}-????-??-??.json"))
     return json.loads(files[-1].read_text()) if files else None
 
 
@@ -134,19 +134,39 @@ def machine(report: Mapping[str, Any]) -> str:
     return "\n\n".join(lines) + "\n\n" + table(("ceiling beside the cells", "unit", "least", "most"), rows)
 
 
+def accuracy(report: Mapping[str, Any]) -> str:
+    """Val accuracy of every run of benchmarks/accuracy.py, and the difference of the means."""
+    rows: list[list[str]] = []
+    for run in report["runs"]:
+        side, epochs, seed = run["cell"].split("/")
+        rows.append(
+            [side, f"{epochs} epochs, seed {seed}", f"{100 * run['val']:.2f}", f"{run['val_images']:,}"]
+        )
+    means = ", ".join(
+        f"{side} {100 * mean:.2f} % (deviation {100 * report['deviation'][side]:.2f})"
+        for side, mean in report["mean"].items()
+    )
+    return (
+        table(("loop", "run", "val accuracy, %", "val images"), rows)
+        + f"\nMeans: {means}; ours less torchvision's {report['difference_points']:+.2f} points; {report['date']}.\n"
+    )
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "default": lambda report: speed(cells(report), "default"),
     "amp": lambda report: speed(cells(report), "amp"),
     "memory": lambda report: memory(cells(report)),
     "standard": lambda report: standard(cells(report)),
     "machine": machine,
+    "accuracy": accuracy,
 }
 
 
-def filled(page: str, report: Mapping[str, Any] | None) -> str:
-    """The page with its tables."""
+def filled(page: str, reports: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """The page with its tables; `reports` holds the results of `speed` and `accuracy`, or None where there is none."""
 
     def fill(match: re.Match[str]) -> str:
+        report = reports["accuracy" if match[2] == "accuracy" else "speed"]
         return match[1] + (TABLES[match[2]](report) if report else MISSING) + match[3]
 
     return BLOCK.sub(fill, page)
@@ -155,7 +175,7 @@ def filled(page: str, report: Mapping[str, Any] | None) -> str:
 def main(check: bool) -> int:
     """Write, or compare; 1 if the page is not what the result says."""
     page = PAGE.read_text()
-    now = filled(page, newest())
+    now = filled(page, {what: newest(what) for what in ("speed", "accuracy")})
     if check:
         if now != page:
             print(f"{PAGE.name} is not what benchmarks/results says: python docs/speed_results.py")

@@ -225,6 +225,27 @@ def test_tables_by_hand(speed: ModuleType, page: ModuleType) -> None:
     assert "| conv bf16 | G multiply-adds/s | 200 | 200 |" in page.machine(told)
 
 
+ACCURACY = {
+    "date": "2026-11-21",
+    "runs": [
+        {"cell": "ours/10/0", "val": 0.9012, "val_images": 5000},
+        {"cell": "torchvision/10/0", "val": 0.9, "val_images": 5000},
+    ],
+    "mean": {"ours": 0.9012, "torchvision": 0.9},
+    "deviation": {"ours": 0.001, "torchvision": 0.002},
+    "difference_points": 0.12,
+}
+
+
+def test_accuracies_are_told(page: ModuleType) -> None:
+    told = page.accuracy(ACCURACY)
+    assert "| ours | 10 epochs, seed 0 | 90.12 | 5,000 |" in told
+    assert (
+        "ours 90.12 % (deviation 0.10), torchvision 90.00 % (deviation 0.20); ours less torchvision's +0.12"
+        in told
+    )
+
+
 def test_the_page_is_filled_and_checked(
     speed: ModuleType, page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,8 +253,9 @@ def test_the_page_is_filled_and_checked(
     assert page.BLOCK.sub("", text).count("<!--") == 0  # every mark is one that is filled
     assert {match[2] for match in page.BLOCK.finditer(text)} == page.TABLES.keys()
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
-    monkeypatch.setattr(page, "newest", lambda: report(speed))
-    (tmp_path / "page.md").write_text(page.filled(text, None))
+    reports = {"speed": report(speed), "accuracy": ACCURACY}
+    monkeypatch.setattr(page, "newest", lambda what: reports[what])
+    (tmp_path / "page.md").write_text(page.filled(text, {"speed": None, "accuracy": None}))
     assert page.main(check=True) == 1
     assert page.main(check=False) == 0
     assert page.main(check=True) == 0
@@ -247,8 +269,8 @@ def test_the_page_says_what_was_measured(page: ModuleType) -> None:
 
 
 def test_the_newest_result_counts(page: ModuleType, tmp_path: Path) -> None:
-    assert page.newest(tmp_path) is None
+    assert page.newest("speed", tmp_path) is None
     for date in ("2026-11-21", "2027-01-02", "2026-12-31"):
         (tmp_path / f"speed-{date}.json").write_text(json.dumps({"date": date}))
     (tmp_path / "speed-cells.json").write_text("{}")
-    assert page.newest(tmp_path)["date"] == "2027-01-02"
+    assert page.newest("speed", tmp_path)["date"] == "2027-01-02"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +174,28 @@ def test_a_side_that_fails_says_why(capsys: pytest.CaptureFixture[str], tmp_path
     command = ["bench", f"{file}:Net", "--train", "--batch", "2", "--image-size", "16", "--seconds", "0.3"]
     assert run(*command, "--against", "torchvision") == 1
     assert "the dog ate it" in capsys.readouterr().err
+
+
+def test_a_signal_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    command = ["bench", "lenet5", "--batch", "8", "--seconds", "60", "--rounds", "1000"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "convatlas", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("round 1"):
+                break
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.terminate()
+        assert process.wait(60) == 143
+        assert "stopped by SIGTERM" in process.stderr.read()
+    assert len(children) == 1
+    assert not Path(f"/proc/{children[0]}").exists()
+    assert not list((tmp_path / "tmp").glob("convatlas*"))
 
 
 def test_a_damaged_file_is_said(capsys: pytest.CaptureFixture[str], cache: Path) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from convatlas.cli import console, target
-from convatlas.errors import UsageError
+from convatlas.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from convatlas.bench.cell import Cell
@@ -53,7 +56,7 @@ def compare(name: str, wanted: Wanted, say: Say) -> Result:
     from convatlas.measure.timing import threads_set
 
     _check(wanted)
-    with tempfile.TemporaryDirectory(prefix="convatlas-bench-") as folder:
+    with _terminable(), tempfile.TemporaryDirectory(prefix="convatlas-bench-") as folder:
         cell, found = _cell(name, wanted, Path(folder))
         with threads_set(wanted.threads):
             roof = measure_roof(min(CEILING_SECONDS, wanted.seconds), say)
@@ -72,6 +75,23 @@ def compare(name: str, wanted: Wanted, say: Say) -> Result:
             )
         dtype = "bf16" if "bf16" in laps.facts["convatlas"].get("precision", "") else "fp32"
         return Result(cell, laps, roof, _bound(found, cell, roof, dtype))
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    """Within it SIGTERM is an exception, so that no side and no folder is left behind."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted("stopped by SIGTERM; nothing was measured.", 143)
+
+    before = (
+        signal.signal(signal.SIGTERM, end) if threading.current_thread() is threading.main_thread() else None
+    )
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check(wanted: Wanted) -> None:
