@@ -115,6 +115,17 @@ def test_a_side_that_ends_says_why(side: Callable[..., Side], fail: str, code: i
     assert raised.value.exit_code == code
 
 
+def test_a_side_that_was_killed_between_blocks_is_told(side: Callable[..., Side]) -> None:
+    loop = side()
+    loop.block(1)
+    os.kill(loop.facts["pid"], signal.SIGKILL)
+    assert ended(loop.facts["pid"])
+    with pytest.raises(ConvAtlasError, match=r"ended with code -9 \(killed.*before its time"):
+        loop.block(1)
+    loop.close()
+    assert ended(loop.facts["child"])  # which had outlived its parent
+
+
 def test_a_side_that_hangs_is_given_up(side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch) -> None:
     loop = side()
     monkeypatch.setattr(pool, "PATIENCE", 0.5)

@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -86,7 +87,7 @@ class Side:
         self._pipe = Pipe(Connection(near.detach()))
         self.facts: dict[str, Any] = {}
         try:
-            self._pipe.tell(task)
+            self._tell(task)
             self.facts = self._answer()["ready"]
         except BaseException:
             self.close()
@@ -96,7 +97,7 @@ class Side:
     def block(self, steps: int, *, new_peak: bool = False) -> Block:
         """Let it run so many steps, fewer where an epoch has fewer."""
         before, own_before, begin = worked(), self._worked(), time.perf_counter()
-        self._pipe.tell({"steps": steps, "new_peak": new_peak})
+        self._tell({"steps": steps, "new_peak": new_peak})
         self._signal(signal.SIGCONT)
         told = self._answer()
         self._stop()
@@ -106,11 +107,19 @@ class Side:
         return Block(told["seconds"], told["steps"], told["images"], others, told["loss"], told["peak_bytes"])
 
     def close(self) -> None:
-        """End it and all its processes."""
-        self._signal(signal.SIGKILL)
-        self._process.wait()
-        self._pipe.connection.close()
-        self._log.close()
+        """End it and all its processes, also those that outlived their first."""
+        if not self._log.closed:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._pipe.connection.close()
+            self._log.close()
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        try:
+            self._pipe.tell(message)
+        except OSError:  # it has gone
+            self._process.wait()
+            raise self._failure() from None
 
     def _answer(self) -> dict[str, Any]:
         """What it says next. Raises the failure that it ended with."""
@@ -129,7 +138,8 @@ class Side:
     def _failure(self) -> ConvAtlasError:
         """The side's own last words, with its exit code where it has one of ours."""
         code = self._process.returncode
-        error = ConvAtlasError(f"{self.name} ended with code {code} before its time.\n{self._said()}")
+        hint = " (killed, as Linux does where memory runs out)" if code == -signal.SIGKILL else ""
+        error = ConvAtlasError(f"{self.name} ended with code {code}{hint} before its time.\n{self._said()}")
         if code in range(2, 7):
             error.exit_code = code
         return error
@@ -149,11 +159,8 @@ class Side:
             time.sleep(0.002)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process.returncode is None:
-            try:
-                os.killpg(self._process.pid, number)
-            except ProcessLookupError:
-                return
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
 
 def _worked_here() -> float:
