@@ -6,6 +6,7 @@ layout and kind of optimiser are what `convatlas train` would choose for this ne
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +125,8 @@ def _batches(data: Data, cell: Cell, recipe: Recipe) -> tuple[Batches, Batches]:
     plain = Preprocessing((height, width), recipe.resize, channels)
     mean, std = statistics(data.train, plain, seed=0)
     prepare = replace(plain, mean=tuple(mean), std=tuple(std))
-    train = training_batches(data, recipe, prepare, seed=0, workers=Compute().decoders())
+    workers = min(len(os.sched_getaffinity(0)), 8)  # as many as `convatlas train` starts
+    train = training_batches(data, recipe, prepare, seed=0, workers=workers)
     few = data.val.subset(np.arange(min(len(data.val), cell.batch)))
     val = Batches(few, prepare, batch_size=cell.batch, shuffle=False, drop_last=False)
     return train, val

@@ -45,10 +45,6 @@ class Compute:
     strategy: str = "auto"
     workers: int | None = None
 
-    def decoders(self) -> int:
-        """How many processes decode, where images are decoded while training."""
-        return self.workers if self.workers is not None else min(len(os.sched_getaffinity(0)), 8)
-
     def fabric(self, recipe: Recipe) -> Fabric:
         """The engine, launched. Under torchrun it takes the number of processes from there."""
         world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -241,11 +237,8 @@ def _loop(
     recipe = Recipe.from_json(decided["recipe"])
     preprocessing = Preprocessing.from_json(decided["preprocessing"])
     task = find_task(decided["task"]).of(data, recipe)
-    place: dict[str, Any] = {
-        "workers": compute.decoders(),
-        "rank": fabric.global_rank,
-        "world": fabric.world_size,
-    }
+    workers = compute.workers if compute.workers is not None else min(len(os.sched_getaffinity(0)), 8)
+    place: dict[str, Any] = {"workers": workers, "rank": fabric.global_rank, "world": fabric.world_size}
     train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **place)
     val = Batches(
         data.val,
