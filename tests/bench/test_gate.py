@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from convatlas.bench.gate import Gate, Over
+from convatlas.bench.gate import Gate, Over, forget_peak, resident
 
 
 class Asker:
@@ -71,3 +71,19 @@ def test_facts_may_come_until_the_first_epoch() -> None:
     gate.facts["b"] = 2
     gate.epoch(9)
     assert asker.told == [{"ready": {"a": 1, "b": 2}}]
+
+
+def test_a_peak_begins_anew() -> None:
+    block = bytearray(200 * 2**20)
+    for place in range(0, len(block), 4096):
+        block[place] = 1
+    high = resident("VmHWM")
+    assert high is not None
+    assert high >= (resident("VmRSS") or 0)
+    assert high >= 200 * 2**20
+    del block
+    forget_peak()
+    low = resident("VmHWM")
+    assert low is not None
+    assert low <= high - 150 * 2**20
+    assert resident("NoSuchField") is None
