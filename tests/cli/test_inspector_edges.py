@@ -59,7 +59,7 @@ def test_volumes_for_every_verb(convatlas: Run) -> None:
     code, out, err = convatlas("diagnose", "nets.py:volume", *shape, "--batch", "2", "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)
-    code, out, _ = convatlas("bench", "nets.py:volume", *shape, "--seconds", "0.1")
+    code, out, _ = convatlas("bench", "nets.py:volume", *shape, "--seconds", "0.2", "--rounds", "1")
     assert code == 0
     assert "1 x 1 x 12 x 12 x 12" in out
     code, out, err = convatlas("compare", "nets.py:volume", *shape, "--json")
