@@ -14,7 +14,7 @@ from convatlas.measure import measure
 from convatlas.measure.depth import weight_layers
 from convatlas.measure.lint import lint
 from convatlas.measure.memory import predict
-from convatlas.measure.trace import refusals
+from convatlas.measure.refusals import refusals
 
 
 class After(nn.Conv2d):

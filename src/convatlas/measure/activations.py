@@ -28,7 +28,8 @@ from torch.func import functional_call
 from convatlas.errors import UsageError
 from convatlas.hooks import eval_mode, watched
 from convatlas.measure.depth import is_weight_layer
-from convatlas.measure.trace import refusals, tensors_in
+from convatlas.measure.refusals import refusals
+from convatlas.measure.trace import tensors_in
 from convatlas.measure.watch import Watch
 from convatlas.randomness import preserved
 

@@ -20,8 +20,9 @@ from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from convatlas.hooks import attributes_kept, eval_mode, watched
+from convatlas.measure.refusals import refusals
 from convatlas.measure.shapes import META
-from convatlas.measure.trace import ghost, refusals, tensors_in, to_meta
+from convatlas.measure.trace import ghost, tensors_in, to_meta
 from convatlas.randomness import preserved
 
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)  # pyright: ignore[reportPrivateUsage]

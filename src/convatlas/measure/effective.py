@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from convatlas.errors import UsageError, did_you_mean
 from convatlas.hooks import eval_mode, watched
 from convatlas.measure.cost import measure
-from convatlas.measure.trace import refusals, trace
+from convatlas.measure.refusals import refusals
+from convatlas.measure.trace import trace
 from convatlas.models.classifier import Classifier
 from convatlas.randomness import preserved
 

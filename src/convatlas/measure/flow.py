@@ -16,9 +16,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from convatlas.measure.cost import kind
 from convatlas.measure.operations import is_pool, is_view, macs
 from convatlas.measure.trace import Call, Trace, holds_others
+from convatlas.measure.words import kind
 
 Depth = Literal["stage", "block", "layer"]
 SIGNS = {"add": "+", "add_": "+", "mul": "×", "mul_": "×", "sub": "−", "sub_": "−", "cat": "concat"}

@@ -28,7 +28,8 @@ from torch.func import functional_call
 from convatlas.errors import UsageError
 from convatlas.hooks import eval_mode, train_mode, watched
 from convatlas.measure.activations import is_layer
-from convatlas.measure.trace import refusals, tensors_in
+from convatlas.measure.refusals import refusals
+from convatlas.measure.trace import tensors_in
 from convatlas.measure.verdict import Verdict, judge
 from convatlas.models.classifier import Classifier, WithAuxiliary
 from convatlas.randomness import preserved, seed_step

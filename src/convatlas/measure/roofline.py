@@ -25,10 +25,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from convatlas.errors import UsageError, did_you_mean
-from convatlas.measure.cost import Row, kind, row_name
+from convatlas.measure.cost import Row
 from convatlas.measure.operations import macs
 from convatlas.measure.roof import Roof
 from convatlas.measure.trace import Inputs, Op, Trace, memory_of, trace
+from convatlas.measure.words import kind, row_name
 
 ITEM_BYTES = {"fp32": 4, "bf16": 2}
 BACKWARD = (

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from convatlas.errors import UsageError, did_you_mean
 from convatlas.hooks import eval_mode
-from convatlas.measure.trace import refusals, tensors_in
+from convatlas.measure.refusals import refusals
+from convatlas.measure.trace import tensors_in
 from convatlas.randomness import preserved
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

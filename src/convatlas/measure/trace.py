@@ -10,8 +10,7 @@ The tensors of a trace are its edges: an operation that takes what another gave 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from convatlas.errors import ConvAtlasError, UsageError
+from convatlas.errors import UsageError
 from convatlas.hooks import attributes_kept, eval_mode, watched
+from convatlas.measure.refusals import refusals
 from convatlas.measure.shapes import META, hollow, shaped
 from convatlas.measure.watch import Watch
 from convatlas.randomness import preserved
@@ -330,52 +330,3 @@ def _argument(given: Any, batch: int, dtype: torch.dtype) -> Tensor:
     if not shape or min(shape) < 1:
         raise UsageError(f"an input shape is positive numbers such as (3, 224, 224), not {given}.")
     return torch.empty((batch, *shape), dtype=dtype, device=META)
-
-
-# What an error of the pass says -> what to do.
-_ADVICE = (
-    (("Output size is too small", "size can't be greater", "output size is too small", "should be greater than"),
-     "the image is too small for the network: give it a larger one"),
-    (("required keyword-only argument",),
-     "inputs are handed over by position alone: give that argument a default, or wrap the network in a module that "
-     "sets it"),
-    (("missing", "required positional argument"),
-     "the network takes several arguments: give a list with a shape for each, such as [(3, 64, 64), (10,)]"),
-    (("meta tensor", "Tensor.item()", "is_nonzero", "data-dependent", "equal' on", "on meta", "meta device",
-      "register_meta", "unallocated storage"),
-     "the network reads the values of its input, or of a tensor of its own, and a pass without values cannot follow: "
-     "take the decision out of `forward`, or measure its parts"),
-    (("'indices' to have one of the following scalar types",),
-     "an Embedding takes whole numbers, and a shape stands for broken ones: from Python give the tokens, as in "
-     "`measure(network, torch.zeros(1, 12, dtype=torch.long))`; the command line cannot say them"),
-    (("(unbatched)", "expected 4D input", "expected 5D input"),
-     "a shape is given without the batch, such as (3, 224, 224)"),
-    (("channels, but got", "Invalid channel dimensions"),
-     "the image has another number of channels than the network expects"),
-    (("shapes cannot be multiplied", "mat1 and mat2", "invalid for input of size", "Wrong image"),
-     "the network expects images of another size"),
-)  # fmt: skip
-
-
-@contextmanager
-def refusals(
-    model: nn.Module, inputs: Sequence[Tensor], place: Callable[[], str] = lambda: ""
-) -> Generator[None]:
-    """Say of a pass over a batch that fails where it did, `place()`, and what to do, as a `UsageError`.
-
-    A lack of memory is no fault of the images, and passes.
-    """
-    try:
-        yield
-    except ConvAtlasError:
-        raise
-    except Exception as error:
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
-            raise
-        name, said = type(model).__name__, str(error).strip().splitlines() or [type(error).__name__]
-        shapes = " and ".join(str(tuple(tensor.shape[1:])) for tensor in inputs)
-        advice = next((text for words, text in _ADVICE if any(word in str(error) for word in words)), "")
-        raise UsageError(
-            f"{name} cannot take an image of shape {shapes}; in {place() or name!r}: {said[0].rstrip('.')}"
-            f"{f' ({advice})' if advice else ''}."
-        ) from error

@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_map
 
 from convatlas.errors import UsageError
 from convatlas.hooks import eval_mode
-from convatlas.measure.trace import ghost, refusals, tensors_in, to_meta
+from convatlas.measure.refusals import refusals
+from convatlas.measure.trace import ghost, tensors_in, to_meta
 from convatlas.randomness import preserved
 
 # By how much the second image is larger: every stride up to 128, and every one with factors of 3, divides it.
