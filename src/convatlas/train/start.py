@@ -22,13 +22,14 @@ from convatlas.measure.trace import trace
 from convatlas.models import create_model, find
 from convatlas.randomness import key, preserved
 from convatlas.train.feed import training_batches
-from convatlas.train.loop import Loop, Safety
+from convatlas.train.loop import Loop
 from convatlas.train.observer import Observer
 from convatlas.train.origin import again
 from convatlas.train.params import held
 from convatlas.train.plan import check_wishes, plan
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
+from convatlas.train.safety import Safety
 from convatlas.train.task import find_task
 
 Notify = Callable[[dict[str, Any]], None]
