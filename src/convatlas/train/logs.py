@@ -1,4 +1,4 @@
-"""The two logs of a run, cut back to the checkpoint that it goes on from, and the clock whose times one of them holds."""
+"""The two logs of a run, cut back to the checkpoint that it goes on from, and the clock that one of them is fed by."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from convatlas.models.classifier import Classifier
 from convatlas.randomness import preserved, seed_step
 from convatlas.train import checkpoint, params
 from convatlas.train.checkpoint import State
+from convatlas.train.computed import computed, laid_out
 from convatlas.train.ema import Ema
 from convatlas.train.logs import Clock, Logs
 from convatlas.train.observer import Observer
@@ -34,6 +35,7 @@ from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
 from convatlas.train.safety import ROLLBACKS, RolledBack, Safety, carry_over, leave_out, statistics, stopped
 from convatlas.train.signals import StopRequest, listening
+from convatlas.train.speed import Speed
 from convatlas.train.step import NotFinite, Step
 from convatlas.train.task import Task
 from convatlas.weights import save_weights
@@ -50,6 +52,7 @@ class Loop:
         task: Task,
         model: nn.Module,
         recipe: Recipe,
+        speed: Speed,
         train: Batches,
         val: Batches,
         folder: RunFolder,
@@ -66,11 +69,12 @@ class Loop:
         self.observer = observer if observer and fabric.is_global_zero else Observer()
         self.total_steps = recipe.epochs * train.steps
         self.log_every = max(1, train.steps // LINES_PER_EPOCH)
-        if recipe.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.plain = model  # without the engine's wrapper: its names are those of the checkpoint
+        self.speed = speed
+        self.plain = model = laid_out(
+            model, speed
+        )  # without the engine's wrapper: its names are those of the checkpoint
         held = params.hold(model, recipe)
-        self.model, self.optimizer = fabric.setup(model, params.optimizer(model, recipe))
+        self.model, self.optimizer = fabric.setup(model, params.optimizer(model, recipe, fused=speed.fused))
         self.step = Step(task, self.model, self.plain, recipe, fabric)
         self.ema = Ema(model, recipe.ema, held) if recipe.ema else None
         self.logs = Logs(folder, writes=fabric.is_global_zero)
@@ -85,6 +89,7 @@ class Loop:
         """
         with (
             preserved(),
+            computed(self.plain, self.speed),
             listening() as stop,
             closing(self.train_batches),
             closing(self.val_batches),
