@@ -208,7 +208,7 @@ def kept_in_float32(
         row = max(
             (row for row in alike if row["kernel"] <= side), key=lambda row: row["kernel"], default=alike[0]
         )
-        if row["milliseconds"]["32"] < row["milliseconds"]["bf16"]:
+        if row["bf16_over_float32"] > 1:
             slow.append(name)
     return tuple(slow)
 
