@@ -72,7 +72,7 @@ def main() -> int:
         "seen": seen,
         "order": orders,
         "weights": digest.hexdigest(),
-        "wrote": loops[-1]._metrics is not None,
+        "wrote": loops[-1].logs.writes,
     }
     options.out.with_suffix(f".rank-{rank}.json").write_text(json.dumps(told))
     return 0

@@ -46,7 +46,8 @@ FIELDS: dict[str, tuple[type, ...]] = {  # of run.json, and what they may be
     "versions": (dict,),
     "machine": (dict,),
 }
-LATER: dict[str, tuple[type, ...]] = {"start": (dict,)}  # runs of the first version have none
+# Runs of the first version have none; `tuning` is there where candidates were measured.
+LATER: dict[str, tuple[type, ...]] = {"start": (dict,), "speed": (dict,), "tuning": (dict,)}
 START: dict[str, tuple[type, ...]] = {
     "kind": (str,),
     "title": (str,),

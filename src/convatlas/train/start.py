@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from convatlas import allocator
 from convatlas.data import Batches, Data, Preprocessing, open_data
 from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.files import newest
@@ -22,30 +23,53 @@ from convatlas.measure.trace import trace
 from convatlas.models import create_model, find
 from convatlas.randomness import key, preserved
 from convatlas.train.feed import training_batches
-from convatlas.train.loop import Loop, Safety
+from convatlas.train.loop import Loop
 from convatlas.train.observer import Observer
 from convatlas.train.origin import again
 from convatlas.train.params import held
 from convatlas.train.plan import check_wishes, plan
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
+from convatlas.train.safety import Safety
+from convatlas.train.speed import Device, Speed, rule
 from convatlas.train.task import find_task
+from convatlas.train.tune import candidates, measured
 
 Notify = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Where a run is computed. `workers=None`: as many processes as there are cores, at most 8, for images
+    """Where and how a run is computed. `workers=None`: as many processes as there are cores, at most 8, for images
     that are decoded while training; none for those that are held in memory.
+
+    `precision` is a wish; what else `Speed` has is settled by rule, or with `tune="full"` by measuring here. With
+    `checkpoint_activations` a step takes less memory and more time.
     """
 
     devices: int = 1
     accelerator: str = "auto"
     strategy: str = "auto"
     workers: int | None = None
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    tune: Literal["rule", "full"] = "rule"
+    checkpoint_activations: bool = False
+    own_process: bool = False  # the command line's: only there the allocator may be set
 
-    def fabric(self, recipe: Recipe) -> Fabric:
+    @property
+    def processes(self) -> int:
+        """How many share a batch. Under torchrun it says so."""
+        return int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else self.devices
+
+    def check(self) -> None:
+        """Raise `UsageError` for what does not go together."""
+        if self.tune == "full" and self.processes > 1:
+            raise UsageError(
+                "--tune full measures with one process, and several would each choose for themselves. Measure on one "
+                "device first (--epochs 1), then train with --from-run RUN."
+            )
+
+    def fabric(self, speed: Speed) -> Fabric:
         """The engine, launched. Under torchrun it takes the number of processes from there."""
         world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         devices = world if "TORCHELASTIC_RUN_ID" in os.environ else self.devices
@@ -54,7 +78,7 @@ class Compute:
             devices=devices,
             num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
             strategy="ddp" if devices > 1 and self.strategy == "auto" else self.strategy,
-            precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+            precision="bf16-mixed" if speed.precision == "bf16" else "32-true",
         )
         fabric.launch()
         return fabric
@@ -76,16 +100,18 @@ def begin(
     notify: Notify | None = None,
     find_rate: bool = False,
     reading: Mapping[str, Any] | None = None,
+    like: str | os.PathLike[str] | None = None,
 ) -> RunFolder:
     """Train on `where` and give the run's folder.
 
     `settings` replace fields of the recipe; `reading` goes to `open_data` (val_share, group_by, on_bad);
     `weights` is a wish of `origin.check_wish`; `options` go to the network's constructor;
     `notify` is given what has been decided (run.json) before the first step; `find_rate` looks for the
-    learning rate first. Raises `DataError`, `UsageError`, `BadCheckpoint`, `NumericError`, `ResourceError`,
-    `Interrupted`.
+    learning rate first; `like` is a run whose `Speed` is taken. Raises `DataError`, `UsageError`, `BadCheckpoint`,
+    `NumericError`, `ResourceError`, `Interrupted`.
     """
     compute, safety, reading = compute or Compute(), safety or Safety(), dict(reading or {})
+    compute.check()
     if out is not None and (Path(out) / "run.json").exists():
         RunFolder.create(Path(out))  # refuses, before any work is done
     check_wishes(model, recipe, settings, weights, options)
@@ -99,7 +125,7 @@ def begin(
     decided: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(
-            data, model, recipe, settings, seed, weights, options, safety, reading, find_rate
+            data, model, recipe, settings, seed, weights, options, safety, reading, find_rate, compute, like
         ),
         "task": find_task(spec.task).name,
         "model": decision.model,
@@ -126,6 +152,7 @@ def begin(
     if decision.start.learnt:
         start |= decision.start.read(data.classes).fill(network)
     start["held"] = list(held(network, final))
+    speed = _speed(network, decided, final, compute, like)
     if find_rate:
         from convatlas.train.lr_finder import find_learning_rate
 
@@ -135,13 +162,16 @@ def begin(
             final,
             decision.preprocessing,
             find_task(spec.task),
+            speed,
             seed=seed,
             accelerator=compute.accelerator,
         )
         final = replace(final, lr=found.suggestion)
         decided["recipe"], decided["lr_finder"] = final.to_json(), found.to_json()
-    fabric = compute.fabric(final)
+    fabric = compute.fabric(speed)
     folder = _new_folder(Path(out) if out else None, decision.model, data, fabric)
+    if "tuning" in decided:  # the same command would measure again, and might choose otherwise
+        decided["command"] = ["convatlas", "train", str(data.where), "--from-run", str(folder.path)]
     if fabric.is_global_zero:
         folder.write_samples(data.samples_csv())
         folder.write_run(decided)
@@ -163,6 +193,8 @@ def _command(
     safety: Safety,
     reading: Mapping[str, Any],
     find_rate: bool,
+    compute: Compute,
+    like: str | os.PathLike[str] | None,
 ) -> list[str]:
     """The command that does the same again, also for a run that Python began. A folder for it is not named."""
     fields = dict(settings or {})
@@ -181,7 +213,10 @@ def _command(
     for option, value in given.items():
         if value is not None and value != usual.get(option):
             words += [f"--{option.replace('_', '-')}", str(value)]
-    return [*words, "--find-lr"] if find_rate else words
+    words += ["--precision", compute.precision] if compute.precision != "auto" else []
+    words += ["--from-run", str(like)] if like is not None else []
+    flags = {"--find-lr": find_rate, "--checkpoint-activations": compute.checkpoint_activations}
+    return words + [flag for flag, given in flags.items() if given]
 
 
 def resume(
@@ -211,8 +246,7 @@ def resume(
             f"(fingerprint {source.fingerprint[:12]}, expected {decided['fingerprint'][:12]}). "
             "Going on would mix two data sets; begin a new run instead."
         )
-    recipe = Recipe.from_json(decided["recipe"])
-    fabric = compute.fabric(recipe)
+    fabric = compute.fabric(Speed.of_run(decided))
     if notify is not None and fabric.is_global_zero:
         notify({**decided, "path": str(folder.path)})
     network = _network(decided)
@@ -234,11 +268,14 @@ def _loop(
     observer: Observer | None,
     network: nn.Module,
 ) -> Loop:
-    recipe = Recipe.from_json(decided["recipe"])
+    recipe, speed = Recipe.from_json(decided["recipe"]), Speed.of_run(decided)
+    if compute.own_process and speed.keep_memory:
+        allocator.keep()
     preprocessing = Preprocessing.from_json(decided["preprocessing"])
     task = find_task(decided["task"]).of(data, recipe)
     workers = compute.workers if compute.workers is not None else min(len(os.sched_getaffinity(0)), 8)
     place: dict[str, Any] = {"workers": workers, "rank": fabric.global_rank, "world": fabric.world_size}
+    place["channels_last"] = speed.channels_last
     train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **place)
     val = Batches(
         data.val,
@@ -246,13 +283,13 @@ def _loop(
         batch_size=recipe.batch_size * -(-64 // recipe.batch_size),
         shuffle=False,
         drop_last=False,
-        channels_last=recipe.channels_last,
         **place,
     )
     return Loop(
         task=task,
         model=network,
         recipe=recipe,
+        speed=speed,
         train=train,
         val=val,
         folder=folder,
@@ -270,6 +307,34 @@ def _loop(
         safety=safety,
         observer=observer,
     )
+
+
+def _speed(
+    network: nn.Module,
+    decided: dict[str, Any],
+    recipe: Recipe,
+    compute: Compute,
+    like: str | os.PathLike[str] | None,
+) -> Speed:
+    """How the run is computed: as the run `like`, by rule, or as measured here; kept in `decided`."""
+    device = Device.here(compute.accelerator)
+    height, width = decided["preprocessing"]["size"]
+    per_process = max(recipe.batch_size // compute.processes, 1)
+    shape = (per_process, decided["options"]["in_channels"], height, width)
+    if like is not None and compute.precision == "auto":
+        speed = Speed.of_run(RunFolder.open(os.fspath(like)).read_run())
+        speed = replace(speed, reason=f"as in {like}: {speed.reason}")
+    else:
+        speed = rule(network, shape, device, precision=compute.precision)
+    if compute.checkpoint_activations:
+        speed = replace(speed, recompute=True)
+    if compute.tune == "full":
+        job = {name: decided[name] for name in ("model", "options", "task", "recipe", "seed")}
+        job |= {"shape": shape, "classes": decided["data"]["classes"], "accelerator": compute.accelerator}
+        tuning = measured(candidates(network, speed, device), job)
+        speed, decided["tuning"] = tuning.chosen, tuning.to_json()
+    decided["speed"] = speed.to_json()
+    return speed
 
 
 def _network(decided: Mapping[str, Any]) -> nn.Module:
