@@ -139,6 +139,8 @@ def main(options: argparse.Namespace) -> None:
     wanted = [f"{side}/{options.epochs}/{seed}" for seed in range(options.seeds) for side in SIDES]
     found = {} if options.limit else read(options.runs)
     missing = [name for name in wanted if name not in found and name.startswith(options.only)]
+    if missing and options.data is None:
+        raise SystemExit("CIFAR-10 is needed: --data DATA or CONVATLAS_DATA, a folder with cifar10.zip.")
     if missing:
         data = open_data(options.data / "cifar10.zip", seed=0)
         data = limited(data, options.limit) if options.limit else data

@@ -91,10 +91,8 @@ def cells() -> Iterator[Cell]:
 
 def where(data: str, folder: Path | None) -> str:
     """What `--data` is given: real pictures in the folder of data, photographs after they were cut."""
-    if data == "synthetic":
+    if data == "synthetic" or folder is None:
         return data
-    if folder is None:
-        raise SystemExit(f"{data}: real pictures need --data DATA or CONVATLAS_DATA.")
     if data == "photos":
         from photos import photos
 
@@ -190,9 +188,15 @@ def main(options: argparse.Namespace) -> int:
     if not chosen:
         raise SystemExit(f"no cell is called {options.only!r}; --list prints all.")
     found = read(options.cells)
+    if options.data is not None and not options.data.is_dir():
+        raise SystemExit(
+            f"{options.data} is no folder; --data is the one that holds mnist/, cifar10.zip and bccd.zip."
+        )
     for cell in chosen:
         if options.list:
             print(f"{cell.name}{'  done' if done(found.get(cell.name)) else ''}")
+        elif cell.data != "synthetic" and options.data is None:
+            print(f"{cell.name}: real pictures need --data DATA or CONVATLAS_DATA; left out.")
         elif options.again or not done(found.get(cell.name)):
             record = run(cell, options.data, options.seconds, options.rounds)
             append(options.cells, record)
@@ -209,7 +213,7 @@ def main(options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path, default=os.environ.get("CONVATLAS_DATA"))
+    parser.add_argument("--data", type=Path, default=os.environ.get("CONVATLAS_DATA") or None)
     parser.add_argument("--only", default="*", metavar="PATTERN", help="such as 'resnet18/*' or '*/default'")
     parser.add_argument("--list", action="store_true", help="print the cells, and run none")
     parser.add_argument("--again", action="store_true", help="also those that are done")

@@ -124,8 +124,10 @@ def test_patterns_choose_cells(speed: ModuleType, tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out.splitlines()[:2] == ["vgg16/synthetic/amp", "vgg16/photos/amp"]
     with pytest.raises(SystemExit, match="no cell is called"):
         speed.main(options(tmp_path, only="vgg61/*"))
-    with pytest.raises(SystemExit, match="real pictures need"):
-        speed.where("photos", None)
+    with pytest.raises(SystemExit, match="is no folder"):
+        speed.main(options(tmp_path, data=tmp_path / "nowhere"))
+    assert speed.main(options(tmp_path, only="vgg16/photos/*", data=None)) == 0
+    assert "vgg16/photos/amp: real pictures need --data DATA" in capsys.readouterr().out
 
 
 def test_a_cell_is_a_command_that_works(

@@ -40,7 +40,7 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Images a second: median and quartiles over blocks; how many blocks, and how many were dropped."""
+    """Images a second: median and quartiles over blocks; how many blocks, and how many beside them were dropped."""
 
     median: float
     low: float
@@ -54,8 +54,8 @@ class Rate:
         """The summary of at least one block."""
         kept = counted(blocks)
         timing = Timing.of([block.rate for block in kept])
-        disturbed = sum(not block.quiet for block in blocks)
-        return Rate(timing.median, timing.low, timing.high, len(kept), disturbed, disturbed < len(blocks))
+        dropped = len(blocks) - len(kept)
+        return Rate(timing.median, timing.low, timing.high, len(kept), dropped, kept[0].quiet)
 
 
 @dataclass(frozen=True, slots=True)
