@@ -159,7 +159,10 @@ def rule(
     best = max(_usable(row, allowed), key=lambda each: each["images_per_second"])
     settings = {name: value for name, value in best.items() if name in Speed.__dataclass_fields__}
     settings["float32"] = kept_in_float32(network, best.get("float32", ""), known)
-    return Speed(**settings, reason=f"{_as(row, best)} (torch {known['torch']}, {known['machine']})")
+    asked = (
+        "" if precision == "auto" else f"{'float32' if precision == '32' else 'bf16'} was asked for; else "
+    )
+    return Speed(**settings, reason=f"{asked}{_as(row, best)} (torch {known['torch']}, {known['machine']})")
 
 
 def _usable(row: Mapping[str, Any], allowed: Container[str]) -> list[Mapping[str, Any]]:
