@@ -93,6 +93,18 @@ def test_a_run_by_rule_is_repeated_and_resumed_to_the_same_bytes(pictures: Data,
     assert kept(tmp_path / "one") == kept(tmp_path / "three")
     begin(pictures, out=tmp_path / "plain", compute=replace(CPU, precision="32"), **MOBILE)
     assert kept(tmp_path / "one") != kept(tmp_path / "plain")
+    short = replace(MOBILE["recipe"], epochs=1)
+    begin(
+        pictures,
+        model="resnet20_cifar",
+        recipe=short,
+        out=tmp_path / "other",
+        compute=CPU,
+        like=tmp_path / "one",
+    )
+    assert (
+        speed_of(tmp_path / "other").float32 == ()
+    )  # layers are those of the network that they were chosen for
 
 
 def test_a_run_goes_on_as_it_began_where_the_rule_is_another(
@@ -146,7 +158,11 @@ def test_only_what_is_clearly_faster_and_the_same_arithmetic_is_chosen() -> None
     first = trial(100, threads=1)
     assert tune._choice([first, trial(102)]).threads == 1
     assert tune._choice([first, trial(110)]).threads == 0
-    assert "1.10 times the rule's 100" in tune._choice([first, trial(110)]).reason
+    assert "1.10 times the rule's choice, 100" in tune._choice([first, trial(110)]).reason
+    moody = tune.Trial(Speed(), (90.0, 120.0, 120.0, 85.0), 2.0)  # faster in the median, and not for certain
+    steady = tune.Trial(Speed(threads=1), (100.0,) * 4, 2.0)
+    assert tune._choice([steady, moody]).threads == 1
+    assert tune._choice([first, tune.Trial(Speed(compile=True), (120.0,), 2.0)]).compile
     assert (
         tune._choice([first, trial(500, problem="broke"), trial(120, precision="bf16")]).precision == "bf16"
     )

@@ -76,8 +76,8 @@ def parameters(name: str) -> int:
 
     Those of auxiliary heads are left out, as in the papers.
     """
-    from convatlas.models import create_model
     from convatlas.layers.blueprint import blueprint
+    from convatlas.models import create_model
 
     with blueprint():
         network = create_model(name)

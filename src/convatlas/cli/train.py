@@ -290,11 +290,11 @@ def start_lines(decided: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def speed_lines(decided: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How the run is computed, and where that comes from."""
+    """How the run is computed; and what came of measuring, where that was asked for."""
     from convatlas.train.speed import Speed
 
     speed = Speed.of_run(decided)
-    return [("speed", speed.words()), *([("", speed.reason)] if speed.reason else [])]
+    return [("speed", speed.words()), *([("", speed.reason)] if "tuning" in decided else [])]
 
 
 def _recipe_line(recipe: Mapping[str, Any]) -> str:

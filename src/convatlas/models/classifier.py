@@ -242,4 +242,6 @@ def _blocks(child: nn.Module) -> Sequence[nn.Module]:
     """The parts of a stage, if it is a sequence of modules that are made of modules; else the child as it is."""
     parts = list(child.children())
     in_order = type(child).forward is nn.Sequential.forward
-    return parts if in_order and parts and all(any(True for _ in part.children()) for part in parts) else [child]
+    return (
+        parts if in_order and parts and all(any(True for _ in part.children()) for part in parts) else [child]
+    )

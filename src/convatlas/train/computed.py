@@ -45,8 +45,14 @@ def in_float32(network: nn.Module, names: Sequence[str]) -> Generator[None]:
     Each gets a `forward` of its own that hides its class's. So names, state dict, hooks and wrappers around the network
     stay what they are, a copy of the network computes with the copy's weights, and deleting the attribute is all that
     there is to undo.
+
+    Raises `UsageError` for a name that the network does not have.
     """
-    modules = [network.get_submodule(name) for name in names]
+    known = dict(network.named_modules())
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{type(network).__name__} has no layer {name!r} to be computed in float32.")
+    modules = [known[name] for name in names]
     for module in modules:
         module.forward = MethodType(_forward, module)
     try:

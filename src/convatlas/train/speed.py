@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -139,38 +139,35 @@ def rule(
         'bf16, channels last, fused optimiser'
     """
     known = table if table is not None else measurements()
-    allowed = (
-        ("bf16",)
-        if precision == "bf16"
-        else ("32",)
-        if precision == "32" or not device.bf16
-        else ("32", "bf16")
-    )
+    allowed = {"32", "bf16"} if device.bf16 else {"32"}
+    if precision != "auto":
+        allowed = {precision}
     if device.kind != "cpu":
         return Speed(
-            precision=allowed[-1],
+            precision="bf16" if "bf16" in allowed else "32",
             fused=device.kind in ("cuda", "mps"),
             reason=f"nothing has been measured on {device.kind} yet: what is usual there",
         )
     work = sum(macs(op) for op in trace(network, tuple(shape[1:])).ops)
-    row = _nearest(known["rows"], bool(depthwise(network)), work, shape[0])
-    measured = [each for each in row["measured"] if each["precision"] in allowed and not each.get("compile")]
-    best = max(measured, key=lambda each: each["images_per_second"])
-    settings = {name: value for name, value in best.items() if name in Speed.__dataclass_fields__}
-    settings["float32"] = kept_in_float32(network, best.get("float32", ""), known)
-    return Speed(**settings, reason=f"{_as(row, best)} (torch {known['torch']}, {known['machine']})")
-
-
-def _nearest(
-    rows: Sequence[Mapping[str, Any]], is_depthwise: bool, work: int, batch: int
-) -> Mapping[str, Any]:
-    """The row that is most alike."""
-    alike = [row for row in rows if row["depthwise"] == is_depthwise]
+    is_depthwise = bool(depthwise(network))
 
     def apart(row: Mapping[str, Any]) -> float:
-        return abs(math.log(max(work, 1) / row["macs"])) + abs(math.log(batch / row["batch"]))
+        return abs(math.log(max(work, 1) / row["macs"])) + abs(math.log(shape[0] / row["batch"]))
 
-    return min(alike, key=apart)
+    alike = [row for row in known["rows"] if row["depthwise"] == is_depthwise and _usable(row, allowed)]
+    row = min(alike, key=apart)
+    best = max(_usable(row, allowed), key=lambda each: each["images_per_second"])
+    settings = {name: value for name, value in best.items() if name in Speed.__dataclass_fields__}
+    settings["float32"] = kept_in_float32(network, best.get("float32", ""), known)
+    asked = (
+        "" if precision == "auto" else f"{'float32' if precision == '32' else 'bf16'} was asked for; else "
+    )
+    return Speed(**settings, reason=f"{asked}{_as(row, best)} (torch {known['torch']}, {known['machine']})")
+
+
+def _usable(row: Mapping[str, Any], allowed: Container[str]) -> list[Mapping[str, Any]]:
+    """What was measured in a precision that may be taken. Nothing is compiled by rule."""
+    return [each for each in row["measured"] if each["precision"] in allowed and not each.get("compile")]
 
 
 def _as(row: Mapping[str, Any], best: Mapping[str, Any]) -> str:

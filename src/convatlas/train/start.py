@@ -152,7 +152,7 @@ def begin(
     if decision.start.learnt:
         start |= decision.start.read(data.classes).fill(network)
     start["held"] = list(held(network, final))
-    speed = _speed(network, decided, final, compute, like)
+    speed = _speed(network, decided, final, compute, like, observer)
     if find_rate:
         from convatlas.train.lr_finder import find_learning_rate
 
@@ -315,23 +315,28 @@ def _speed(
     recipe: Recipe,
     compute: Compute,
     like: str | os.PathLike[str] | None,
+    observer: Observer | None,
 ) -> Speed:
     """How the run is computed: as the run `like`, by rule, or as measured here; kept in `decided`."""
     device = Device.here(compute.accelerator)
     height, width = decided["preprocessing"]["size"]
     per_process = max(recipe.batch_size // compute.processes, 1)
     shape = (per_process, decided["options"]["in_channels"], height, width)
+    speed = rule(network, shape, device, precision=compute.precision)
     if like is not None and compute.precision == "auto":
-        speed = Speed.of_run(RunFolder.open(os.fspath(like)).read_run())
-        speed = replace(speed, reason=f"as in {like}: {speed.reason}")
-    else:
-        speed = rule(network, shape, device, precision=compute.precision)
+        other = RunFolder.open(os.fspath(like)).read_run()
+        if other["model"] == decided["model"]:  # of another network, only the recipe is repeated
+            speed = Speed.of_run(other)
+            speed = replace(speed, reason=f"as in {os.fspath(like)}: {speed.reason}")
     if compute.checkpoint_activations:
         speed = replace(speed, recompute=True)
     if compute.tune == "full":
+        tried = candidates(network, speed, device)
+        if observer is not None:
+            observer.noted(f"measuring {len(tried)} ways to compute this, for two minutes or three")
         job = {name: decided[name] for name in ("model", "options", "task", "recipe", "seed")}
         job |= {"shape": shape, "classes": decided["data"]["classes"], "accelerator": compute.accelerator}
-        tuning = measured(candidates(network, speed, device), job)
+        tuning = measured(tried, job)
         speed, decided["tuning"] = tuning.chosen, tuning.to_json()
     decided["speed"] = speed.to_json()
     return speed

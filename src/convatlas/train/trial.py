@@ -7,6 +7,7 @@ they are, so that the losses of all candidates can be compared. A turn is a step
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from dataclasses import replace
@@ -28,9 +29,9 @@ from convatlas.train.speed import Speed
 from convatlas.train.step import Step
 from convatlas.train.task import find_task
 
-TIMED = 2  # steps of a turn
-ROUNDS = 7
-"""How often each candidate has its turn, time permitting."""
+TIMED = 2  # steps of a turn, or more, until
+SECONDS = 0.3  # are over
+ROUNDS = 7  # turns of a candidate, time permitting
 
 
 def main() -> None:
@@ -39,13 +40,15 @@ def main() -> None:
     speeds = [Speed.from_json(value) for value in job["speeds"]]
     torch.manual_seed(job["seed"])
     network = create_model(job["model"], **job["options"]).train()
-    begin = time.monotonic()
+    begin, parent = time.monotonic(), os.getppid()
     broken: set[int] = set()
     eager = [number for number, speed in enumerate(speeds) if not speed.compile]
     for turn in range(ROUNDS):
         if turn and time.monotonic() - begin > job["seconds"] * turn / (turn + 1):
             break
         for number in (*eager[turn % len(eager) :], *eager[: turn % len(eager)]):
+            if os.getppid() != parent:  # nobody listens any more
+                return
             if number not in broken:
                 told = _turn(network, speeds[number], job)
                 broken |= {number} if "problem" in told else set()
@@ -83,18 +86,18 @@ def _timed(network: nn.Module, speed: Speed, job: dict[str, Any], steps: int) ->
     wrapped, optimizer = fabric.setup(network, params.optimizer(network, recipe, fused=speed.fused))
     task = find_task(job["task"]).of(cast(Data, SimpleNamespace(classes=job["classes"])), recipe)
     step = Step(task, wrapped, network, recipe, fabric)
-    loss = 0.0
-    start = time.perf_counter()
-    for number in range(1 + steps):
-        if number == 1:
+    loss, done, start = 0.0, -1, 0.0
+    while done < steps or time.perf_counter() - start < SECONDS:
+        if done == 0:
             start = time.perf_counter()
         seed_step(job["seed"], 0)
         optimizer.zero_grad(set_to_none=True)
-        loss, _ = step.gradients(batch)  # reads numbers, so that a GPU has done its work by then
+        loss, _ = step.gradients(batch)  # reads numbers, so that a GPU has done all but the update by then
         optimizer.step()
+        done += 1
     if fabric.device.type == "cuda":
         torch.cuda.synchronize()
-    return {"rate": steps * len(images) / (time.perf_counter() - start), "loss": loss}
+    return {"rate": done * len(images) / (time.perf_counter() - start), "loss": loss}
 
 
 def _images(shape: list[int], speed: Speed, seed: int) -> torch.Tensor:
