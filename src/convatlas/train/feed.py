@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from convatlas.data import Batches, Data, Preprocessing
 from convatlas.train.recipe import Recipe
 
@@ -15,6 +17,7 @@ def training_batches(
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
+    cache: Path | None = None,
 ) -> Batches:
     """The training split, shuffled and augmented as the recipe says, for one of `world` processes."""
     return Batches(
@@ -30,4 +33,5 @@ def training_batches(
         world=world,
         balance=recipe.balance == "sampling",
         channels_last=recipe.channels_last,
+        cache=cache,
     )

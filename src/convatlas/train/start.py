@@ -37,13 +37,15 @@ Notify = Callable[[dict[str, Any]], None]
 @dataclass(frozen=True)
 class Compute:
     """Where a run is computed. `workers=None`: as many processes as there are cores, at most 8, for images
-    that are decoded while training; none for those that are held in memory.
+    that are decoded while training; none for those that are held in memory. `cache`: a folder in which decoded
+    images are kept from run to run; it belongs to the run, which goes on with it.
     """
 
     devices: int = 1
     accelerator: str = "auto"
     strategy: str = "auto"
     workers: int | None = None
+    cache: str | Path | None = None
 
     def fabric(self, recipe: Recipe) -> Fabric:
         """The engine, launched. Under torchrun it takes the number of processes from there."""
@@ -99,7 +101,16 @@ def begin(
     decided: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(
-            data, model, recipe, settings, seed, weights, options, safety, reading, find_rate
+            data,
+            model,
+            recipe,
+            settings,
+            seed,
+            weights,
+            options,
+            safety,
+            {**reading, "cache": compute.cache},
+            find_rate,
         ),
         "task": find_task(spec.task).name,
         "model": decision.model,
@@ -118,6 +129,7 @@ def begin(
         "preprocessing": decision.preprocessing.to_json(),
         "safety": {"on_nan": safety.on_nan, "checkpoint_steps": safety.checkpoint_steps},
         "workers": compute.workers,
+        "cache": os.path.abspath(compute.cache) if compute.cache else None,
         "versions": versions(),
         "machine": machine(),
     }
@@ -238,7 +250,13 @@ def _loop(
     preprocessing = Preprocessing.from_json(decided["preprocessing"])
     task = find_task(decided["task"]).of(data, recipe)
     workers = compute.workers if compute.workers is not None else min(len(os.sched_getaffinity(0)), 8)
-    place: dict[str, Any] = {"workers": workers, "rank": fabric.global_rank, "world": fabric.world_size}
+    cache = _cache(decided, compute)
+    place: dict[str, Any] = {
+        "workers": workers,
+        "rank": fabric.global_rank,
+        "world": fabric.world_size,
+        "cache": cache,
+    }
     train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **place)
     val = Batches(
         data.val,
@@ -249,6 +267,10 @@ def _loop(
         channels_last=recipe.channels_last,
         **place,
     )
+    if cache is not None:  # before the first step, where a Ctrl-C is obeyed at once
+        told = observer.noted if observer is not None and fabric.is_global_zero else Observer().noted
+        train.prepare(told)
+        val.prepare(told)
     return Loop(
         task=task,
         model=network,
@@ -270,6 +292,16 @@ def _loop(
         safety=safety,
         observer=observer,
     )
+
+
+def _cache(decided: Mapping[str, Any], compute: Compute) -> Path | None:
+    """The folder of decoded images. Cached images may be smaller ones, so a run has them from its first step or not."""
+    begun = decided.get("cache")
+    if compute.cache and not begun:
+        raise UsageError(
+            "the run began without a cache of decoded images, and goes on as it began: leave out --cache."
+        )
+    return Path(compute.cache or begun) if begun else None
 
 
 def _network(decided: Mapping[str, Any]) -> nn.Module:
