@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from convatlas.data import warp
 from convatlas.data.augment import Augment
 from convatlas.data.batch import Batch
+from convatlas.data.buffers import Buffers
 from convatlas.data.cache import Told, silent
 from convatlas.data.reader import FITTED, Job, Reader
 from convatlas.data.store import SHARE_OF_FREE_MEMORY, fitted, free_memory, shrunk
@@ -113,6 +114,7 @@ class Batches:
         small = max(preprocessing.size) <= SMALL_SIDE and not self._worth_full_size()
         self.cached = small or (cache is not None and not self._cuts)
         self.in_memory = small and self._bytes() <= SHARE_OF_FREE_MEMORY * free_memory()
+        self._buffers = Buffers()
         self._store: torch.Tensor | None = None
         self._pool: Workers[Job] | None = None
 
@@ -164,7 +166,9 @@ class Batches:
         if self.augment is not None and len(ids):
             images = self.augment(images, self.seed, epoch, ids)
         batch = Batch(
-            images=self.preprocessing.normalise(images, self._layout),
+            images=self.preprocessing.normalise(
+                images, self._layout, self._buffers.lend(tuple(images.shape), self._layout)
+            ),
             labels=torch.from_numpy(self.split.labels[positions].astype(np.int64)),
             ids=torch.from_numpy(ids.astype(np.int64)),
         )
@@ -210,6 +214,7 @@ class Batches:
     def close(self) -> None:
         """Give back memory and the workers. A later `epoch` makes them anew."""
         self._store = None
+        self._buffers = Buffers()
         self._reader = replace(self._reader, kept=None)
         if self._pool is not None:
             self._pool.close()

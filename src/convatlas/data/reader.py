@@ -67,9 +67,12 @@ class Reader:
     augment: Augment | None
     seed: int
     kept: Shrunk | None = None
-    _drawn: dict[str, Any] = field(
-        default_factory=dict[str, Any], compare=False
-    )  # the last job and its boxes
+    _drawn: dict[str, Any] = field(default_factory=dict[str, Any], compare=False)  # last job, its boxes
+    _surveyed: Surveyed | None = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # asked once: a protocol takes its time over the answer
+        object.__setattr__(self, "_surveyed", self.split if isinstance(self.split, Surveyed) else None)
 
     def image(self, position: int) -> NDArray[np.uint8]:
         """A decoded picture (H, W, C). Raises `DataError` with its name if it cannot be read any more."""
@@ -94,9 +97,9 @@ class Reader:
     def _cut(self, job: Job, row: int, augment: Augment) -> NDArray[np.uint8]:
         """The random part of a picture, resized: (H, W, C)."""
         size, position = self.preprocessing.size, int(job[1][row])
-        if self.kept is not None and isinstance(self.split, Surveyed):
+        if self.kept is not None and self._surveyed is not None:
             image = self.kept.image(position)
-            width, height = (int(side) for side in self.split.sizes[position])
+            width, height = (int(side) for side in self._surveyed.sizes[position])
             x0, y0, x1, y1 = self._box(job, row, width, height, augment)
             across, down = image.shape[1] / width, image.shape[0] / height
             part = x0 * across, y0 * down, x1 * across, y1 * down
@@ -117,10 +120,11 @@ class Reader:
         """The part of a picture of that size; those of a whole job are drawn at once where the sizes are known."""
         epoch, positions = job
         sizes, chosen = np.array([[width, height]]), positions[row : row + 1]
-        if isinstance(self.split, Surveyed) and (self.split.sizes[chosen] == sizes).all():
+        known = self._surveyed.sizes if self._surveyed is not None else None
+        if known is not None and (known[chosen] == sizes).all():
             if self._drawn.get("job") is not job:
                 every = augment.boxes(
-                    self.split.sizes[positions].astype(np.int64),
+                    known[positions].astype(np.int64),
                     self.preprocessing.size,
                     self.seed,
                     epoch,
@@ -140,16 +144,16 @@ class Reader:
         found = self._scaled(position, lambda w, h: reduction((0, 0, w, h), (height, width)))
         if found.pixels.shape[:2] == (height, width):
             return found.pixels
-        assert isinstance(self.split, Surveyed)  # noqa: S101
-        across, down = self.split.sizes[position]
-        whole = found.within((0, 0, int(across), int(down)))
+        assert self._surveyed is not None  # noqa: S101
+        across, down = (int(side) for side in self._surveyed.sizes[position])
+        whole = found.within((0, 0, across, down))
         return resample(found.pixels, whole, (height, width), self.preprocessing.interpolation)
 
     def _scaled(self, position: int, shrink: Shrink | None) -> Scaled:
         try:
-            if shrink is None or not isinstance(self.split, Surveyed):
+            if shrink is None or self._surveyed is None:
                 return Scaled(self.split.image(position))
-            return self.split.scaled(position, shrink)
+            return self._surveyed.scaled(position, shrink)
         except (OSError, ValueError, KeyError, ConvAtlasError) as error:
             raise DataError(
                 f"{self.split.keys[position]} could be read when the data were opened, but not now: {error}. "

@@ -82,10 +82,12 @@ def cut(
     height, width = image.shape[:2]
     x0, y0 = min(max(round(box[0]), 0), width - 1), min(max(round(box[1]), 0), height - 1)
     x1, y1 = min(max(round(box[2]), x0 + 1), width), min(max(round(box[3]), y0 + 1), height)
-    part = torch.from_numpy(image[y0:y1, x0:x1].copy()).permute(2, 0, 1)[None]
+    part = torch.from_numpy(image[None, y0:y1, x0:x1].copy()).permute(
+        0, 3, 1, 2
+    )  # a copy with the channels last
     if part.shape[2:] != size:
         part = functional.interpolate(part, size, mode=interpolation, antialias=True)
-    return part[0].permute(1, 2, 0).numpy()
+    return part.permute(0, 2, 3, 1)[0].numpy()
 
 
 @dataclass(frozen=True)
@@ -195,13 +197,20 @@ class Preprocessing:
         return np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
     def normalise(
-        self, images: torch.Tensor, layout: torch.memory_format = torch.contiguous_format
+        self,
+        images: torch.Tensor,
+        layout: torch.memory_format = torch.contiguous_format,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(x / 255 - mean) / std: uint8 (N, C, H, W) -> float32, in the memory format `layout`."""
+        """(x / 255 - mean) / std: uint8 (N, C, H, W) -> float32, in the memory format `layout`; into `out` if given."""
         mean, std = torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64)
         scale = (1 / (255 * std)).to(images.device, torch.float32)
         offset = (-mean / std).to(images.device, torch.float32)
-        result = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=layout)
+        result = out
+        if result is None:
+            result = torch.empty(
+                images.shape, dtype=torch.float32, device=images.device, memory_format=layout
+            )
         # product and sum apart, each rounded once: the same bits for a pixel wherever it lies in memory
         if layout == torch.channels_last and images.is_contiguous(memory_format=layout):
             width, channels = images.shape[3], images.shape[1]
