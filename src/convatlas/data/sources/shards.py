@@ -291,6 +291,8 @@ def _described(tar: Tar, members: dict[str, Member]) -> tuple[str, str, str]:
     label = described.get("label")
     if label is None and "cls" in members:
         label = _text(tar, members["cls"]).strip()
+    if label is None:
+        raise ValueError("neither .cls nor .json names one")
     fields: list[str] = []
     for field, value in (
         ("label", label),
