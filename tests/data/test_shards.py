@@ -500,7 +500,7 @@ def test_a_shard_that_goes_away_is_told_with_the_sample(sharded: Path, tmp_path:
         (f"{i:05d}.jpg", encoded(photo(i, 90, 80))) for i in range(12)
     ]  # too large to be kept decoded
     path = tar(tmp_path / "0.tar", [*pictures, *((f"{i:05d}.cls", b"1") for i in range(12))])
-    data = opened(path)
+    data = opened(tmp_path / "{0..0}.tar")
     path.write_bytes(path.read_bytes()[:10_240])
     made = Batches(
         data.train, Preprocessing((70, 70), "squash", 3), batch_size=4, shuffle=False, drop_last=False
