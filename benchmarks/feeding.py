@@ -355,7 +355,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.data is None or not (Path(chosen.data) / "bccd.zip").is_file():
         parser.error("the photographs are missing: name the folder of bccd.zip with --data or CONVATLAS_DATA")
-    source, rounds, most = Path(chosen.data), (2 if chosen.quick else 7), (160 if chosen.quick else 832)
+    source, rounds, most = Path(chosen.data), (2 if chosen.quick else 5), (160 if chosen.quick else 832)
     torch.set_num_threads(1)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     result: dict[str, Any] = {

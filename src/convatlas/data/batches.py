@@ -53,6 +53,7 @@ class Batches:
         balance: Draw the order so that every class is equally frequent; implies a new order each epoch.
         channels_last: Memory format of coloured images.
         cache: Folder in which decoded pictures are kept from run to run; needs a split of `open_data`.
+        pin: Give images in memory from which a CUDA device copies while the host goes on.
 
     Raises:
         UsageError: The batch size is not positive, or does not divide by `world`.
@@ -87,6 +88,7 @@ class Batches:
         balance: bool = False,
         channels_last: bool = True,
         cache: Path | None = None,
+        pin: bool = False,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"the batch size is {batch_size}; it must be at least 1")
@@ -114,7 +116,8 @@ class Batches:
         small = max(preprocessing.size) <= SMALL_SIDE and not self._worth_full_size()
         self.cached = small or (cache is not None and not self._cuts)
         self.in_memory = small and self._bytes() <= SHARE_OF_FREE_MEMORY * free_memory()
-        self._buffers = Buffers()
+        self._pin = pin
+        self._buffers = Buffers(pin)
         self._store: torch.Tensor | None = None
         self._pool: Workers[Job] | None = None
 
@@ -214,7 +217,7 @@ class Batches:
     def close(self) -> None:
         """Give back memory and the workers. A later `epoch` makes them anew."""
         self._store = None
-        self._buffers = Buffers()
+        self._buffers = Buffers(self._pin)
         self._reader = replace(self._reader, kept=None)
         if self._pool is not None:
             self._pool.close()

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 
 class Buffers:
-    """Lends float32 tensors; of `KEPT` sizes at most, the memory of forgotten ones is kept.
+    """Lends float32 tensors; the memory of at most `KEPT` forgotten ones is kept.
+
+    `pin`: page-locked memory, from which a CUDA device copies by itself. A copy may still be under way when the
+    tensor is forgotten; torch's own pool waits for it, so that memory is left to torch.
 
     Examples:
         >>> buffers = Buffers()
@@ -32,11 +35,14 @@ class Buffers:
 
     KEPT = 4
 
-    def __init__(self) -> None:
+    def __init__(self, pin: bool = False) -> None:
+        self._pin = pin
         self._free: list[NDArray[np.float32]] = []
 
     def lend(self, shape: tuple[int, ...], layout: torch.memory_format) -> torch.Tensor:
         """An uninitialised tensor (N, C, H, W) that nobody else has."""
+        if self._pin:
+            return torch.empty(shape, memory_format=layout, pin_memory=True)
         size = prod(shape)
         row = next((row for row, memory in enumerate(self._free) if memory.size == size), None)
         memory = np.empty(size, np.float32) if row is None else self._free.pop(row)

@@ -18,6 +18,7 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     cache: Path | None = None,
+    pin: bool = False,
 ) -> Batches:
     """The training split, shuffled and augmented as the recipe says, for one of `world` processes."""
     return Batches(
@@ -34,4 +35,5 @@ def training_batches(
         balance=recipe.balance == "sampling",
         channels_last=recipe.channels_last,
         cache=cache,
+        pin=pin,
     )

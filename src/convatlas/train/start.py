@@ -256,6 +256,7 @@ def _loop(
         "rank": fabric.global_rank,
         "world": fabric.world_size,
         "cache": cache,
+        "pin": fabric.device.type == "cuda",
     }
     train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **place)
     val = Batches(
@@ -341,7 +342,9 @@ def _new_folder(out: Path | None, model: str, data: Data, fabric: Fabric) -> Run
     """`out`, or runs/DATA-MODEL with the first free number; chosen by rank 0."""
     name = ""
     if fabric.is_global_zero:
-        base = Path("runs") / f"{Path(str(data.where)).name.split('.')[0] or 'images'}-{model}"
+        where = Path(str(data.where))
+        where = where.parent if "{" in where.name else where  # a pattern for shards
+        base = Path("runs") / f"{where.name.split('.')[0] or 'images'}-{model}"
         candidate, number = out or base, 2
         while out is None and candidate.exists():
             candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
