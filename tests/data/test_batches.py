@@ -188,6 +188,24 @@ def test_workers_and_resumption_change_nothing(preprocessing: Preprocessing, cro
         batches.close()
 
 
+@pytest.mark.parametrize("preprocessing", [SMALL, LARGE], ids=["small", "large"])
+def test_batches_that_a_caller_keeps_stay_what_they_were(preprocessing: Preprocessing) -> None:
+    """Memory is used again, but only that of batches, and of views into them, which nobody has any more."""
+    batches = make(Pictures(60, 80), preprocessing, augment=Augment(flip=True), workers=2)
+    expected = bits(batches.epoch(0))  # each is forgotten before the next
+    kept = list(batches.epoch(0))
+    first_rows = [batch.images[:1] for batch in batches.epoch(0)]  # a view alone keeps the memory
+    assert len(
+        {batch.images.data_ptr() for batch in kept} | {row.data_ptr() for row in first_rows}
+    ) == 2 * len(kept)
+    list(batches.epoch(1))
+    assert bits(iter(kept)) == expected
+    for batch, row in zip(kept, first_rows, strict=True):
+        assert torch.equal(row, batch.images[:1])
+    batches.close()
+    assert bits(iter(kept)) == expected
+
+
 def test_large_random_parts_are_cut_from_the_full_picture() -> None:
     full, kept = Pictures(20, 100), Pictures(20, 40)
     augment = Augment(crop="resized")

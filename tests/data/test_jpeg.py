@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as theirs
 
 from convatlas.data import Augment, Batches, Preprocessing, open_data
+from convatlas.data.containers import inspect
 from convatlas.data.decode import decode, decode_scaled
 from convatlas.data.reader import FITTED, SHRUNK, Reader, Shrunk, reduction
 from convatlas.data.store import kept_side
@@ -30,6 +31,7 @@ KINDS: tuple[dict[str, object], ...] = (
     {"progressive": True},
     {"quality": 25, "optimize": True},
     {"restart_marker_blocks": 3},
+    {"keep_rgb": True},
 )
 
 
@@ -58,6 +60,17 @@ def test_simplejpeg_is_at_work_where_it_is_installed(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(DECODER, "_simplejpeg", Told())
     assert (decode(encoded(photo(0))) == 7).all()
+
+
+def test_unusual_codings_are_left_to_pillow() -> None:
+    """What one build of libjpeg decodes another may not: lossless, arithmetic, two frames."""
+    content = encoded(photo(0))
+    at = content.index(b"\xff\xc0")
+    frame = content[at : at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")]
+    assert inspect(content).usual
+    assert not inspect(content[:at] + frame + content[at:]).usual
+    for marker in (0xC3, 0xC5, 0xC9, 0xCA, 0xCB):
+        assert not inspect(content[:at] + bytes((0xFF, marker)) + content[at + 2 :]).usual
 
 
 @pytest.mark.parametrize("by", [1, 2, 4, 8])

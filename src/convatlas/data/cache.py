@@ -50,6 +50,8 @@ def cached(folder: Path, what: Mapping[str, Any], size: int, fill: Fill, told: T
     for whom is waited. Raises `ResourceError` where the disk has no room, before and while it is filled; then
     nothing is left behind.
     """
+    if size == 0:
+        return np.empty(0, np.uint8)
     described = {**what, "rules": RULES, "pillow": pillow_version, "bytes": size}
     name = sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
     entry = _Entry(make_folder(folder), name, described, size)
@@ -146,8 +148,6 @@ class _Entry:
 
 
 def _mapped(path: Path, mode: str, size: int) -> NDArray[np.uint8]:
-    if size == 0:
-        return np.empty(0, np.uint8)
     return np.memmap(path, dtype=np.uint8, mode=mode, shape=(size,))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 

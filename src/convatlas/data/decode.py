@@ -205,7 +205,7 @@ def _fast(container: Container, image: Image.Image, by: int, channels: int) -> N
     Both call libjpeg-turbo with the same settings. A file at which the library as much as wonders, and whatever is
     not exactly what the header says, is left to Pillow, which then accepts it or says what is wrong.
     """
-    if _simplejpeg is None or container.format != "JPEG" or (image.mode, channels) not in _FAST:
+    if _simplejpeg is None or not container.usual or (image.mode, channels) not in _FAST:
         return None
     width, height = image.size  # as scaled
     scaled = {"min_width": width, "min_height": height, "min_factor": by} if by > 1 else {}
