@@ -289,21 +289,35 @@ def test_a_damaged_index_is_as_good_as_none(tmp_path: Path, keep: float) -> None
     assert index.read_bytes() == whole
 
 
-def test_an_index_that_lies_about_shapes_is_as_good_as_none(tmp_path: Path) -> None:
+def test_an_index_that_lies_is_as_good_as_none(tmp_path: Path) -> None:
     from safetensors.numpy import load, save
 
     path = tar(tmp_path / "0.tar", samples(4))
     first, index = opened(path), tmp_path / "0.tar.index"
     parts = load(index.read_bytes())
-    for change in (
+    told = json.loads(parts["text"].tobytes())
+
+    def text(**changes: object) -> dict[str, np.ndarray]:
+        return {"text": np.frombuffer(json.dumps(told | changes).encode(), np.uint8)}
+
+    sample = told["samples"][0]
+    lies = [
         {"side": parts["side"][:2]},
         {"thumb": parts["thumb"][:, :4]},
         {"text": parts["text"][:9]},
-    ):
-        index.write_bytes(
-            save({**parts, **{name: np.ascontiguousarray(part) for name, part in change.items()}})
-        )
-        assert Index.read(str(path)) is None
+        {"side": parts["side"] * 0},
+        {"side": parts["side"] * 1000},
+        text(rules=0),
+        text(samples=[["a\x1b[31m.jpg", *sample[1:]]]),
+        text(samples=[[*sample[:2], -512, *sample[3:]]]),
+        text(samples=[[*sample[:3], 10**12, sample[4]]]),
+        text(samples=[sample[:4]]),
+        text(bad=[[1, 2, 3]]),
+        text(others=[]),
+    ]
+    for lie in lies:
+        index.write_bytes(save({**parts, **{name: np.ascontiguousarray(part) for name, part in lie.items()}}))
+        assert Index.read(str(path)) is None, lie
     assert opened(path).fingerprint == first.fingerprint
 
 

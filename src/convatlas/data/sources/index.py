@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from convatlas.data.decode import MAX_BYTES, MAX_PIXELS, MAX_SIDE
 from convatlas.data.sources.archive import cache_folder
 from convatlas.data.sources.source import BadFile, Seen
 from convatlas.errors import DataError, ResourceError
@@ -60,7 +61,7 @@ class Index:
                 told: dict[str, Any] = json.loads(parts["text"].tobytes())
                 if (told["rules"], *told["stamp"]) == (RULES, *stamp(path)):
                     return cls(path, stamp(path), _contents(told), dict(_seen(parts)))
-            except (DataError, SafetensorError, OSError, ValueError, TypeError, KeyError):
+            except (DataError, SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError):
                 continue
         return None
 
@@ -112,13 +113,21 @@ def _places(path: str) -> Iterator[Path]:
 
 
 def _contents(told: dict[str, Any]) -> Contents:
-    samples = [
-        (str(k), str(label), int(at), int(size), str(group)) for k, label, at, size, group in told["samples"]
-    ]
-    if any(at < 0 or size < 0 for _, _, at, size, _ in samples):
-        raise ValueError("a sample outside its shard")
-    others = Counter({str(kind): int(count) for kind, count in told["others"].items()})
-    return Contents(samples, [BadFile(*map(str, bad)) for bad in told["bad"]], others)
+    """What the text of an index says; `ValueError` where no walk over a shard could have said it."""
+    samples: list[Sample] = []
+    for key, label, offset, size, group in told["samples"]:
+        samples.append((_plain(key), _plain(label), int(offset), int(size), _plain(group)))
+        if not (int(offset) >= 0 and 0 <= int(size) <= MAX_BYTES):
+            raise ValueError("a sample outside its shard")
+    others = Counter({_plain(kind): int(count) for kind, count in told["others"].items()})
+    return Contents(samples, [BadFile(*map(_plain, bad)) for bad in told["bad"]], others)
+
+
+def _plain(text: Any) -> str:
+    """Text that can be shown; an index may come with shards from elsewhere."""
+    if not isinstance(text, str) or not text.isprintable():
+        raise ValueError("text that does not print")
+    return text
 
 
 def _seen(parts: dict[str, NDArray[Any]]) -> Iterator[tuple[int, Seen]]:
@@ -129,15 +138,10 @@ def _seen(parts: dict[str, NDArray[Any]]) -> Iterator[tuple[int, Seen]]:
             raise ValueError(f"{name} of another shape")
     for row in range(count):
         width, height = (int(length) for length in side[row])
-        known = Seen(
-            parts["hash"][row].tobytes().hex(),
-            width,
-            height,
-            bool(grey[row]),
-            parts["thumb"][row].tobytes(),
-            None,
-        )
-        yield int(offset[row]), known
+        if not (min(width, height) >= 1 and max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS):
+            raise ValueError(f"a picture of {width} x {height}")
+        content, thumb = parts["hash"][row].tobytes().hex(), parts["thumb"][row].tobytes()
+        yield int(offset[row]), Seen(content, width, height, bool(grey[row]), thumb, None)
 
 
 def _bytes(rows: list[bytes], shape: tuple[int, ...]) -> NDArray[np.uint8]:
