@@ -1,12 +1,12 @@
 """From JPEG files to batches: ours beside torchvision's ImageFolder, DataLoader and v2 transforms, in one run.
 
-    PYTHONPATH=src python benchmarks/feeding.py [--quick] [--data FOLDER] [--accuracy]
+    PYTHONPATH=src python benchmarks/feeding.py [--quick] [--accuracy] [--data FOLDER]
 
 The photographs of `bccd.zip` and `camvid-half.zip` (in FOLDER, or CONVATLAS_DATA) are encoded anew at 500x375,
 JPEG of quality 95, 4:2:0. Both sides read the same files with two worker processes, cut a random part (35 to 100 % of
 the area) to 224 px, mirror half of them, and give normalised float32 batches of 64. They take turns, epoch by epoch;
 figures are medians with the slowest and the fastest. "Per processor second" counts the time of all processes, so that
-others on the machine matter little; "per second" is the clock's. `--accuracy` also trains the same network on parts
+others on the machine matter less; "per second" is the clock's. `--accuracy` instead trains the same network on parts
 cut by the fast and by the exact way. The result goes to `benchmarks/results/feeding-DATE.json`. Measured, not asserted.
 """
 
@@ -300,7 +300,7 @@ def accuracy(source: Path, seeds: int, epochs: int) -> dict[str, Any]:
 
     scores: dict[str, list[float]] = {"fast": [], "exact": []}
     with tempfile.TemporaryDirectory() as folder:
-        cells(source, Path(folder, "cells"), 360)
+        cells(source, Path(folder, "cells"), 200)
         for seed in range(seeds):
             for way, found in scores.items():
                 data = open_data(Path(folder, "cells"), seed=seed, val_share=0.25, test_share=0.0)
@@ -344,30 +344,12 @@ def installed(package: str) -> str:
         return "not installed"
 
 
-def main() -> None:
-    """Make the pictures, take turns, write the result."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds")
-    parser.add_argument(
-        "--data", type=Path, default=os.environ.get("CONVATLAS_DATA"), help="folder of bccd.zip"
-    )
-    parser.add_argument("--accuracy", action="store_true", help="also train by the fast and the exact way")
-    chosen = parser.parse_args()
-    if chosen.data is None or not (Path(chosen.data) / "bccd.zip").is_file():
-        parser.error("the photographs are missing: name the folder of bccd.zip with --data or CONVATLAS_DATA")
-    source, rounds, most = Path(chosen.data), (2 if chosen.quick else 5), (160 if chosen.quick else 832)
-    torch.set_num_threads(1)
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+def speed(source: Path, *, quick: bool) -> dict[str, Any]:
+    """Every comparison of images per second."""
+    rounds, most = (2, 160) if quick else (5, 832)
     result: dict[str, Any] = {
-        "date": date,
-        "command": "python benchmarks/feeding.py"
-        + (" --quick" if chosen.quick else "")
-        + (" --accuracy" if chosen.accuracy else ""),
         "unit": "images per second of all processes' processor time, and of the clock; 2 workers, batches of 64",
         "rounds": rounds,
-        "machine": machine(),
-        "versions": {**versions(), "simplejpeg": installed("simplejpeg")},
-        "load_at_start": os.getloadavg(),
     }
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -382,11 +364,40 @@ def main() -> None:
                 result["pixels of parts, against Pillow's resize"] = differences(data, 64)
     print("32 px, in memory", flush=True)
     result["32 px in memory, one thread"] = small(rounds)
+    return result
+
+
+def main() -> None:
+    """Take turns, or train both ways, and write the result."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="fewer pictures, rounds and epochs")
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("CONVATLAS_DATA"), help="folder of bccd.zip"
+    )
+    parser.add_argument(
+        "--accuracy", action="store_true", help="train by the fast and the exact way, and measure no speed"
+    )
+    chosen = parser.parse_args()
+    if chosen.data is None or not (Path(chosen.data) / "bccd.zip").is_file():
+        parser.error("the photographs are missing: name the folder of bccd.zip with --data or CONVATLAS_DATA")
+    torch.set_num_threads(1)
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    kind, quick = "feeding-accuracy" if chosen.accuracy else "feeding", " --quick" if chosen.quick else ""
+    begun = os.getloadavg()
     if chosen.accuracy:
-        print("accuracy", flush=True)
-        result["accuracy"] = accuracy(source, 2 if chosen.quick else 5, 2 if chosen.quick else 8)
-    result["load_at_end"] = os.getloadavg()
-    path = Path(__file__).parent / "results" / f"feeding-{date}{'-quick' if chosen.quick else ''}.json"
+        found = accuracy(Path(chosen.data), *((2, 1) if chosen.quick else (5, 3)))
+    else:
+        found = speed(Path(chosen.data), quick=chosen.quick)
+    result = {
+        "date": date,
+        "command": f"python benchmarks/feeding.py{' --accuracy' if chosen.accuracy else ''}{quick}",
+        "machine": machine(),
+        "versions": {**versions(), "simplejpeg": installed("simplejpeg")},
+        "load_at_start": begun,
+        "load_at_end": os.getloadavg(),
+        **found,
+    }
+    path = Path(__file__).parent / "results" / f"{kind}-{date}{quick.replace(' --', '-')}.json"
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(path)
 

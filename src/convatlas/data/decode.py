@@ -225,6 +225,8 @@ def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
     rows = max(1, _STRIP_PIXELS // width)
     strips = [(0, y, width, min(y + rows, height)) for y in range(0, height, rows)]
     gain = _gain(image, strips) if image.mode == "F" else 0.0
+    if image.mode == "RGB" and channels == 3 and len(strips) == 1 and "transparency" not in image.info:
+        return np.array(image)  # the usual case, with one copy less
     out = np.empty((height, width, channels), np.uint8)
     for box in strips:
         strip = image if len(strips) == 1 else image.crop(box)
@@ -253,7 +255,8 @@ def _convert(strip: Image.Image, channels: int, gain: float) -> Image.Image | ND
         raise BadImage("colour mode", mode)
     if channels == 1 and mode not in ("1", "L", "RGB"):
         strip = strip.convert("RGB")  # one way to luma, whatever the mode
-    return strip.convert("L" if channels == 1 else "RGB") if mode not in ("1", "L") else strip.convert("L")
+    wanted = "RGB" if channels == 3 and mode not in ("1", "L") else "L"
+    return strip if mode == wanted else strip.convert(wanted)
 
 
 def _over_white(image: Image.Image, mode: str) -> Image.Image:
