@@ -55,7 +55,12 @@ VERBS = {
     "eval": evaluate.evaluate,
     "predict": predict.predict,
 }
-GROUPS = {"data": ("Look at images before training on them.", {"check": data.check, "show": data.show})}
+GROUPS = {
+    "data": (
+        "Look at images before training on them, and put them into shards.",
+        {"check": data.check, "show": data.show, "shard": data.shard},
+    )
+}
 
 for name, verb in VERBS.items():
     app.command(name)(verb)

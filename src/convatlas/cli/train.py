@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from convatlas.infer import Run
 
 # Options that may stand beside --resume.
-_GO_ON = ("where", "resume", "workers", "devices", "accelerator", "strategy", "on_nan", "checkpoint_steps")
+_GO_ON = (
+    "where",
+    "resume",
+    "workers",
+    "cache",
+    "devices",
+    "accelerator",
+    "strategy",
+    "on_nan",
+    "checkpoint_steps",
+)
 GO_ON_WITH = (*_GO_ON, "as_json", "quiet")
 
 
@@ -27,7 +37,7 @@ def train(
         str | None,
         typer.Argument(
             metavar="WHERE",
-            help="Image folder, zip or tar of one, MNIST idx folder, CSV list, or 'digits'.",
+            help="Image folder, zip or tar of one, shards, MNIST idx folder, CSV list, or 'digits'.",
             show_default=False,
         ),
     ] = None,
@@ -120,6 +130,13 @@ def train(
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode; chosen if absent.", min=0)
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep decoded images in this folder, for this run and others; 'auto' is the user's cache folder.",
+        ),
+    ] = None,
     devices: Annotated[int, typer.Option(help="Devices to use.", min=1)] = 1,
     accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the fastest.")] = "auto",
     strategy: Annotated[str, typer.Option(help="Of several devices, as Fabric names it.")] = "auto",
@@ -171,6 +188,7 @@ def train(
             accelerator=accelerator,
             strategy=strategy,
             workers=workers,
+            cache=_cache(cache),
             precision=precision,
             tune=tune,
             checkpoint_activations=checkpoint_activations,
@@ -209,6 +227,15 @@ def train(
             )
     if told:
         _conclude(run, as_json=as_json)
+
+
+def _cache(named: str | None) -> str | None:
+    """The folder of decoded images, if there is to be one."""
+    if named != "auto":
+        return named
+    from convatlas.data.sources.archive import cache_folder
+
+    return str(cache_folder() / "pictures")
 
 
 def _refuse_changes(context: typer.Context) -> None:

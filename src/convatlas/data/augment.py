@@ -186,6 +186,10 @@ class Augment:
 
     def __call__(self, images: torch.Tensor, seed: int, epoch: int, ids: NDArray[np.int64]) -> torch.Tensor:
         """All but the resampling crop and the mixing: uint8 (N, C, H, W) -> uint8, same shape, a new tensor."""
+        if self.crop == "shift" or self.affine is not None or self.pca or self.trivial or self.erasing:
+            images = (
+                images.contiguous()
+            )  # these work plane by plane; mirroring alone is as fast with channels last
         if self.crop == "shift" and self.shift_px:
             span = 2 * self.shift_px + 1
             by = np.floor(uniform(seed, epoch, ids, "shift", 2) * span).astype(np.int64) - self.shift_px

@@ -23,6 +23,12 @@ Edge = Literal["zero", "reflect"]
 def flip(images: torch.Tensor, chosen: NDArray[np.bool_]) -> torch.Tensor:
     """Mirror left and right the images where `chosen` (N,) is true: uint8 (N, C, H, W), a new tensor."""
     result = images.clone()
+    if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
+        for i in chosen.nonzero()[
+            0
+        ].tolist():  # a kernel of its own for bytes of this layout, but not for a list of them
+            result[i : i + 1] = images[i : i + 1].flip(3)
+        return result
     if images.is_cpu:  # NumPy mirrors bytes three times as fast as torch does
         result.numpy()[chosen] = images.numpy()[chosen][..., ::-1]
         return result

@@ -28,6 +28,7 @@ from convatlas.infer import Evaluation, Run
 from convatlas.measure import measure, table
 from convatlas.models import find
 from convatlas.report import charts, pictures
+from convatlas.report.pace import pace
 from convatlas.train.origin import sentences
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
@@ -89,10 +90,6 @@ def render(
         "cost_rows": Markup(table.html_rows(cost)),  # noqa: S704 - escaped there
         "cost_header": table.header(cost),
         "facts": table.facts(cost, find(run.spec.model)),
-        "seconds": sum(line.get("seconds", 0) + line.get("validation_seconds", 0) for line in timing),
-        "images_per_second": _median(
-            [line["images_per_second"] for line in timing if "images_per_second" in line]
-        ),
         "created": _date(decided.get("created")),
         "geometry": _geometry(run.preprocessing),
         "harder": _harder(decided["recipe"]),
@@ -102,6 +99,7 @@ def render(
         "command": shlex.join(str(part) for part in decided.get("command", [])),
         "left_out": [_left_out(bad) for bad in data.bad[:LEFT_OUT_SHOWN]] if data else [],
         "left_out_count": len(data.bad) if data else None,
+        **pace(timing, decided),
         **_counts(summary, run.classes),
         **_pictures(folder, run, decided, data, shown),
     }
@@ -248,10 +246,6 @@ def _baseline(evaluation: Evaluation | None) -> tuple[str, float] | None:
         return None
     most = max(evaluation.per_class, key=lambda score: score.count)
     return most.name, most.count / evaluation.count
-
-
-def _median(values: list[float]) -> float | None:
-    return sorted(values)[len(values) // 2] if values else None
 
 
 def _pictures(

@@ -41,7 +41,8 @@ Notify = Callable[[dict[str, Any]], None]
 @dataclass(frozen=True)
 class Compute:
     """Where and how a run is computed. `workers=None`: as many processes as there are cores, at most 8, for images
-    that are decoded while training; none for those that are held in memory.
+    that are decoded while training; none for those that are held in memory. `cache`: a folder in which decoded
+    images are kept from run to run; it belongs to the run, which goes on with it.
 
     `precision` is a wish; what else `Speed` has is settled by rule, or with `tune="full"` by measuring here. With
     `checkpoint_activations` a step takes less memory and more time.
@@ -51,6 +52,7 @@ class Compute:
     accelerator: str = "auto"
     strategy: str = "auto"
     workers: int | None = None
+    cache: str | Path | None = None
     precision: Literal["auto", "32", "bf16"] = "auto"
     tune: Literal["rule", "full"] = "rule"
     checkpoint_activations: bool = False
@@ -125,7 +127,18 @@ def begin(
     decided: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(
-            data, model, recipe, settings, seed, weights, options, safety, reading, find_rate, compute, like
+            data,
+            model,
+            recipe,
+            settings,
+            seed,
+            weights,
+            options,
+            safety,
+            {**reading, "cache": compute.cache},
+            find_rate,
+            compute,
+            like,
         ),
         "task": find_task(spec.task).name,
         "model": decision.model,
@@ -144,6 +157,7 @@ def begin(
         "preprocessing": decision.preprocessing.to_json(),
         "safety": {"on_nan": safety.on_nan, "checkpoint_steps": safety.checkpoint_steps},
         "workers": compute.workers,
+        "cache": os.path.abspath(compute.cache) if compute.cache else None,
         "versions": versions(),
         "machine": machine(),
     }
@@ -274,8 +288,15 @@ def _loop(
     preprocessing = Preprocessing.from_json(decided["preprocessing"])
     task = find_task(decided["task"]).of(data, recipe)
     workers = compute.workers if compute.workers is not None else min(len(os.sched_getaffinity(0)), 8)
-    place: dict[str, Any] = {"workers": workers, "rank": fabric.global_rank, "world": fabric.world_size}
-    place["channels_last"] = speed.channels_last
+    cache = _cache(decided, compute)
+    place: dict[str, Any] = {
+        "workers": workers,
+        "rank": fabric.global_rank,
+        "world": fabric.world_size,
+        "channels_last": speed.channels_last,
+        "cache": cache,
+        "pin": fabric.device.type == "cuda",
+    }
     train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **place)
     val = Batches(
         data.val,
@@ -285,6 +306,10 @@ def _loop(
         drop_last=False,
         **place,
     )
+    if cache is not None:  # before the first step, where a Ctrl-C is obeyed at once
+        told = observer.noted if observer is not None and fabric.is_global_zero else Observer().noted
+        train.prepare(told)
+        val.prepare(told)
     return Loop(
         task=task,
         model=network,
@@ -342,6 +367,16 @@ def _speed(
     return speed
 
 
+def _cache(decided: Mapping[str, Any], compute: Compute) -> Path | None:
+    """The folder of decoded images. Cached images may be smaller ones, so a run has them from its first step or not."""
+    begun = decided.get("cache")
+    if compute.cache and not begun:
+        raise UsageError(
+            "the run began without a cache of decoded images, and goes on as it began: leave out --cache."
+        )
+    return Path(compute.cache or begun) if begun else None
+
+
 def _network(decided: Mapping[str, Any]) -> nn.Module:
     """The run's network as it is drawn: a function of the seed."""
     with preserved():
@@ -379,7 +414,9 @@ def _new_folder(out: Path | None, model: str, data: Data, fabric: Fabric) -> Run
     """`out`, or runs/DATA-MODEL with the first free number; chosen by rank 0."""
     name = ""
     if fabric.is_global_zero:
-        base = Path("runs") / f"{Path(str(data.where)).name.split('.')[0] or 'images'}-{model}"
+        where = Path(str(data.where))
+        where = where.parent if "{" in where.name else where  # a pattern for shards
+        base = Path("runs") / f"{where.name.split('.')[0] or 'images'}-{model}"
         candidate, number = out or base, 2
         while out is None and candidate.exists():
             candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
