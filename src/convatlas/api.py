@@ -61,6 +61,7 @@ def train(
     observer: Observer | None = None,
     notify: Notify | None = None,
     find_lr: bool = False,
+    auto_resume: bool = False,
     **fields: Any,
 ) -> Run:
     r"""Train a network and give the run, with its best weights and a report of them on val.
@@ -82,14 +83,15 @@ def train(
         observer: is told of every step.
         notify: is given what was decided, before the first step.
         find_lr: look for the learning rate first.
+        auto_resume: go on with the run in `out` if one is there and the same arguments have begun it.
         fields: see `settings`.
 
     Raises:
         UsageError, DataError, BadCheckpoint, NumericError, ResourceError, Interrupted: see `convatlas.errors`.
     """
     compute, reading = compute or Compute(), dict(reading or {})
-    if out is not None and (Path(out) / "run.json").exists():
-        RunFolder.create(Path(out))  # refuses, before any image is read
+    if out is not None and not auto_resume:
+        RunFolder.check_free(Path(out))  # before any image is read
     weights = None if weights is None else os.fspath(weights)
     check_wishes(model, recipe, {**(settings or {}), **fields}, weights, options)
     if not isinstance(data, Data):
@@ -110,6 +112,7 @@ def train(
         notify=notify,
         find_rate=find_lr,
         reading=reading,
+        auto_resume=auto_resume,
     )
     return _reported(folder, data, alone_before=alone)
 

@@ -30,7 +30,7 @@ from convatlas.cli import (
     train,
 )
 from convatlas.cli import list as list_
-from convatlas.errors import ConvAtlasError, Interrupted, ResourceError
+from convatlas.errors import ConvAtlasError, Interrupted, NumericError, ResourceError, UsageError
 
 BUG = 70  # EX_SOFTWARE: not one of the failures that were foreseen
 
@@ -93,7 +93,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     code = 0
     try:
         with console.streams(), _patient_threads():
-            code = _exit_code(kept, debug=len(kept) < len(given))
+            code = _exit_code(kept, given, debug=len(kept) < len(given))
     except ResourceError:  # the last of the output did not go through, and there is nowhere to say so
         code = code or ResourceError.exit_code
     sys.exit(code)
@@ -117,11 +117,11 @@ def _patient_threads() -> Generator[None]:
         del os.environ["OMP_WAIT_POLICY"]
 
 
-def _exit_code(arguments: list[str], *, debug: bool) -> int:
-    """Run the verb; print the one message of a failure on stderr."""
+def _exit_code(arguments: list[str], given: list[str], *, debug: bool) -> int:
+    """Run the verb; print the one message of a failure on stderr. `given` is for those who start it once more."""
     try:
         result: Any = typer.main.get_command(app).main(
-            arguments, prog_name="convatlas", standalone_mode=False
+            arguments, prog_name="convatlas", standalone_mode=False, obj=given
         )
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
@@ -129,11 +129,23 @@ def _exit_code(arguments: list[str], *, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         message, code = _explained(error)
-        console.say(message)
+        if _speaks(error):
+            console.say(message)
         return code
-    except KeyboardInterrupt:
-        console.say("interrupted")
+    except KeyboardInterrupt as error:
+        if _speaks(error):
+            console.say("interrupted")
         return Interrupted("").exit_code
+
+
+def _speaks(error: BaseException) -> bool:
+    """Whether this process says what happened: of several on a machine the first one speaks for all where all have met
+    the same.
+    """
+    common = isinstance(error, (UsageError, NumericError, Interrupted, KeyboardInterrupt)) or hasattr(
+        error, "format_message"
+    )
+    return not common or os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from convatlas.cli import console
+from convatlas.cli.launch import follow_agent, is_alone, launch
 from convatlas.errors import UsageError
 
 if TYPE_CHECKING:
     from convatlas.infer import Run
 
 # Options that may stand beside --resume.
-_GO_ON = ("where", "resume", "workers", "devices", "accelerator", "strategy", "on_nan", "checkpoint_steps")
-GO_ON_WITH = (*_GO_ON, "as_json", "quiet")
+_GO_ON = ("where", "resume", "workers", "accelerator", "on_nan", "checkpoint_steps", "convert_world")
+_PROCESSES = ("devices", "nodes", "strategy", "rendezvous", "restarts")
+GO_ON_WITH = (*_GO_ON, *_PROCESSES, "as_json", "quiet")
 
 
 def train(
@@ -97,9 +100,35 @@ def train(
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode; chosen if absent.", min=0)
     ] = None,
-    devices: Annotated[int, typer.Option(help="Devices to use.", min=1)] = 1,
     accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the fastest.")] = "auto",
-    strategy: Annotated[str, typer.Option(help="Of several devices, as Fabric names it.")] = "auto",
+    devices: Annotated[
+        int | None,
+        typer.Option(help="Devices of this machine, a process for each.  [default: 1]", min=1),
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Machines, each with as many devices.  [default: 1]", min=1)
+    ] = None,
+    rendezvous: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where several machines meet; the command runs on each."),
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(help="Go on by itself so many times after the death of a process.", min=0)
+    ] = 0,
+    strategy: Annotated[
+        Literal["auto", "ddp", "ddp_find_unused_parameters_true"],
+        typer.Option(help="Of several devices, as Fabric names it."),
+    ] = "auto",
+    batch_norm: Annotated[
+        Literal["local", "sync"] | None,
+        typer.Option(help="Statistics of each process's share, or of the whole batch.  [default: local]"),
+    ] = None,
+    convert_world: Annotated[
+        bool, typer.Option("--convert-world", help="Let --resume go on with another number of processes.")
+    ] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Go on with the run in --out if this command has begun it.")
+    ] = False,
     on_nan: Annotated[
         Literal["stop", "skip", "rollback"] | None,
         typer.Option(help="When a loss or gradient is not finite.  [default: stop]"),
@@ -125,6 +154,7 @@ def train(
         "early_stopping": early_stopping,
         "precision": precision,
         "freeze": freeze,
+        "batch_norm": batch_norm,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     if where is None and resume is None:
@@ -133,8 +163,18 @@ def train(
         )
     if resume is not None:
         _refuse_changes(context)
+    elif (restarts or auto_resume) and out is None:
+        raise UsageError("--auto-resume and --restarts need the run's folder: give --out.")
+    follow_agent()
+    if (devices or 1) * (nodes or 1) > 1 and is_alone():
+        words = list(context.obj)
+        if restarts and resume is None:
+            words.insert(words.index("train") + 1, "--auto-resume")
+        raise typer.Exit(launch(words, devices or 1, nodes or 1, rendezvous, restarts))
     from convatlas import api
     from convatlas.train import Compute, read_toml
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells how the processes met
 
     told: list[Mapping[str, Any]] = []  # only the first of several processes is told, and only it prints
 
@@ -144,7 +184,7 @@ def train(
             (_announce_json if as_json else _announce)(decided)
 
     common: dict[str, Any] = {
-        "compute": Compute(devices=devices, accelerator=accelerator, strategy=strategy, workers=workers),
+        "compute": Compute(devices, accelerator, strategy, workers, nodes, convert_world),
         "safety": _safety({"on_nan": on_nan, "checkpoint_steps": checkpoint_steps}, resume),
         "notify": announce,
     }
@@ -170,6 +210,7 @@ def train(
                 settings=fields,
                 reading=reading,
                 find_lr=find_lr,
+                auto_resume=auto_resume,
                 observer=observer,
                 **common,
             )
@@ -226,7 +267,9 @@ def _announce_json(decided: Mapping[str, Any]) -> None:
 
 
 def _announce(decided: Mapping[str, Any]) -> None:
-    """What was decided, before the first step: data, network and why, recipe."""
+    """What was decided, before the first step: data, network and why, recipe, processes."""
+    from convatlas.train.processes import sentences
+
     data, recipe = decided["data"], decided["recipe"]
     facts = [
         ("data", data_line(decided["where"], data)),
@@ -236,6 +279,7 @@ def _announce(decided: Mapping[str, Any]) -> None:
         *start_lines(decided),
         ("recipe", f"{decided['recipe_name']}: {_recipe_line(recipe)}"),
         *(("", note) for note in decided["notes"]),
+        *(("", line) for line in sentences(decided)),
         ("run", decided["path"]),
     ]
     for label, text in facts:

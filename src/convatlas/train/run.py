@@ -46,7 +46,10 @@ FIELDS: dict[str, tuple[type, ...]] = {  # of run.json, and what they may be
     "versions": (dict,),
     "machine": (dict,),
 }
-LATER: dict[str, tuple[type, ...]] = {"start": (dict,)}  # runs of the first version have none
+LATER: dict[str, tuple[type, ...]] = {
+    "start": (dict,),
+    "processes": (dict,),
+}  # runs of the first version have none
 START: dict[str, tuple[type, ...]] = {
     "kind": (str,),
     "title": (str,),
@@ -61,6 +64,13 @@ START: dict[str, tuple[type, ...]] = {
     "left_out": (list,),
     "drawn": (list,),
     "held": (list,),
+}
+PROCESSES: dict[str, tuple[type, ...]] = {
+    "world": (int,),
+    "nodes": (int,),
+    "backend": (str, MAYBE),
+    "started_by": (str, MAYBE),
+    "batch_norm": (str, MAYBE),
 }
 READING: dict[str, tuple[type, ...]] = {
     "val_share": (int, float),
@@ -78,13 +88,18 @@ class RunFolder:
         self.path = path
 
     @staticmethod
-    def create(path: Path) -> RunFolder:
-        """A new, empty run. Raises `UsageError` if a run is there already: nothing is overwritten."""
+    def check_free(path: Path) -> None:
+        """Raise `UsageError` if a run is there already: nothing is overwritten."""
         if (path / RUN).exists():
             raise UsageError(
                 f"{path} holds a run already. Go on with it (`convatlas train --resume {path}`) "
                 "or choose another --out."
             )
+
+    @staticmethod
+    def create(path: Path) -> RunFolder:
+        """A new, empty run. Raises `UsageError` as `check_free`."""
+        RunFolder.check_free(path)
         make_folder(path)
         return RunFolder(path)
 
@@ -137,6 +152,7 @@ class RunFolder:
         _check(value, FIELDS, self.path / RUN, complete=True)
         _check({name: value[name] for name in LATER if name in value}, LATER, self.path / RUN)
         _check(value.get("start", {}), START, self.path / RUN)
+        _check(value.get("processes", {}), PROCESSES, self.path / RUN)
         _check(value["reading"], READING, self.path / RUN)
         _check(value["safety"], SAFETY, self.path / RUN)
         return value

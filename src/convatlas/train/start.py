@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from torch import nn
 from convatlas.data import Batches, Data, Preprocessing, open_data
 from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.files import newest
+from convatlas.layers.sync_batch_norm import synchronise
 from convatlas.measure.machine import machine, versions
 from convatlas.measure.trace import trace
 from convatlas.models import create_model, find
 from convatlas.randomness import key, preserved
+from convatlas.train import checkpoint, processes
 from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop, Safety
 from convatlas.train.observer import Observer
@@ -28,7 +31,7 @@ from convatlas.train.origin import again
 from convatlas.train.params import held
 from convatlas.train.plan import check_wishes, plan
 from convatlas.train.recipe import Recipe
-from convatlas.train.run import RunFolder
+from convatlas.train.run import RUN, RunFolder
 from convatlas.train.task import find_task
 
 Notify = Callable[[dict[str, Any]], None]
@@ -36,28 +39,25 @@ Notify = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Compute:
-    """Where a run is computed. `workers=None`: as many processes as there are cores, at most 8, for images
-    that are decoded while training; none for those that are held in memory.
+    """Where a run is computed.
+
+    `devices` on each of `nodes` machines, a process for each; None: as many as torchrun or SLURM have started, or one.
+    `workers=None`: for images that are decoded while training, as many processes as a rank has cores, at most 8; none
+    for those that are held in memory. `convert_world`: go on with another number of processes than before.
     """
 
-    devices: int = 1
+    devices: int | None = None
     accelerator: str = "auto"
     strategy: str = "auto"
     workers: int | None = None
+    nodes: int | None = None
+    convert_world: bool = False
 
     def fabric(self, recipe: Recipe) -> Fabric:
-        """The engine, launched. Under torchrun it takes the number of processes from there."""
-        world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        devices = world if "TORCHELASTIC_RUN_ID" in os.environ else self.devices
-        fabric = Fabric(
-            accelerator=self.accelerator,
-            devices=devices,
-            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
-            strategy="ddp" if devices > 1 and self.strategy == "auto" else self.strategy,
-            precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
-        )
-        fabric.launch()
-        return fabric
+        """The engine, with all processes met."""
+        arranged = processes.arrangement(self.devices, self.nodes, self.strategy)
+        precision = "bf16-mixed" if recipe.precision == "bf16" else "32-true"
+        return processes.engine(arranged, self.accelerator, precision)
 
 
 def begin(
@@ -76,31 +76,35 @@ def begin(
     notify: Notify | None = None,
     find_rate: bool = False,
     reading: Mapping[str, Any] | None = None,
+    auto_resume: bool = False,
 ) -> RunFolder:
     """Train on `where` and give the run's folder.
 
     `settings` replace fields of the recipe; `reading` goes to `open_data` (val_share, group_by, on_bad);
     `weights` is a wish of `origin.check_wish`; `options` go to the network's constructor;
     `notify` is given what has been decided (run.json) before the first step; `find_rate` looks for the
-    learning rate first. Raises `DataError`, `UsageError`, `BadCheckpoint`, `NumericError`, `ResourceError`,
-    `Interrupted`.
+    learning rate first; `auto_resume` goes on with the run in `out`, if the same command has begun one there (for
+    launchers that start a command again). Raises `DataError`, `UsageError`, `BadCheckpoint`, `NumericError`,
+    `ResourceError`, `Interrupted`.
     """
     compute, safety, reading = compute or Compute(), safety or Safety(), dict(reading or {})
-    if out is not None and (Path(out) / "run.json").exists():
-        RunFolder.create(Path(out))  # refuses, before any work is done
+    if out is not None and not auto_resume:
+        RunFolder.check_free(Path(out))  # before any work is done
     check_wishes(model, recipe, settings, weights, options)
     data = (
         where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
     )
     _check_trainable(data)
+    command = _command(data, model, recipe, settings, seed, weights, options, safety, reading, find_rate)
+    if auto_resume and out is not None and (Path(out) / RUN).exists():
+        _check_command(Path(out), command)
+        return resume(out, where=data, compute=compute, safety=safety, observer=observer, notify=notify)
     decision = plan(data, model, recipe, settings, seed, weights, options)
     final, spec = decision.recipe, find(decision.model)
     start: dict[str, Any] = decision.start.to_json()
     decided: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": _command(
-            data, model, recipe, settings, seed, weights, options, safety, reading, find_rate
-        ),
+        "command": command,
         "task": find_task(spec.task).name,
         "model": decision.model,
         "options": dict(decision.options),
@@ -126,29 +130,23 @@ def begin(
     if decision.start.learnt:
         start |= decision.start.read(data.classes).fill(network)
     start["held"] = list(held(network, final))
+    fabric = compute.fabric(final)
+    processes.check_same(fabric, data.fingerprint, "begins a run")
+    decided["processes"] = processes.of(fabric, network, final)
     if find_rate:
         from convatlas.train.lr_finder import find_learning_rate
 
-        found = find_learning_rate(
-            network,
-            data,
-            final,
-            decision.preprocessing,
-            find_task(spec.task),
-            seed=seed,
-            accelerator=compute.accelerator,
-        )
-        final = replace(final, lr=found.suggestion)
-        decided["recipe"], decided["lr_finder"] = final.to_json(), found.to_json()
-    fabric = compute.fabric(final)
-    folder = _new_folder(Path(out) if out else None, decision.model, data, fabric)
-    if fabric.is_global_zero:
-        folder.write_samples(data.samples_csv())
-        folder.write_run(decided)
-    fabric.barrier()
+        look = partial(find_learning_rate, network, data, final, decision.preprocessing, find_task(spec.task))
+        found = processes.first(fabric, partial(look, seed=seed, accelerator=compute.accelerator))
+        decided["recipe"] = replace(final, lr=found.suggestion).to_json()
+        decided["lr_finder"] = found.to_json()
+    decided = processes.first(fabric, lambda: decided)  # where machines differ in a last digit
+    folder = processes.first(fabric, partial(_new_folder, Path(out) if out else None, data, decided))
+    processes.check_seen(fabric, folder.path / RUN)
     if notify is not None and fabric.is_global_zero:
         notify({**decided, "path": str(folder.path)})
-    _loop(folder, decided, data, fabric, compute, safety, observer, network).run()
+    with processes.together(fabric):
+        _loop(folder, decided, data, fabric, compute, safety, observer, network).run()
     return folder
 
 
@@ -213,15 +211,38 @@ def resume(
         )
     recipe = Recipe.from_json(decided["recipe"])
     fabric = compute.fabric(recipe)
+    processes.check_same(fabric, source.fingerprint, "goes on with a run")
+    network = _network(decided)
+    decided = _converted(
+        folder, decided, processes.of(fabric, network, recipe), fabric, compute.convert_world
+    )
     if notify is not None and fabric.is_global_zero:
         notify({**decided, "path": str(folder.path)})
-    network = _network(decided)
     if newest(folder.checkpoints)[0] is None and (
         reading := again(decided.get("start", {}), find(decided["model"]))
     ):
         reading.fill(network)
-    _loop(folder, decided, source, fabric, compute, safety, observer, network).run()
+    with processes.together(fabric):
+        _loop(folder, decided, source, fabric, compute, safety, observer, network).run()
     return folder
+
+
+def _converted(
+    folder: RunFolder, decided: dict[str, Any], now: dict[str, Any], fabric: Fabric, convert: bool
+) -> dict[str, Any]:
+    """What was decided, with the processes that go on, where they are others than before and may be.
+
+    Raises `BadCheckpoint` where they may not.
+    """
+    then, step = checkpoint.world(folder.checkpoints)
+    if step:
+        processes.check_world(fabric, then, convert)
+    if (decided.get("processes") or {"world": then})["world"] == now["world"]:
+        return decided
+    note = f"{processes.count(then)} until step {step}, {processes.count(now['world'])} from there"
+    decided = {**decided, "processes": now, "notes": [*decided["notes"], *([note] if step else [])]}
+    processes.first(fabric, partial(folder.write_run, decided))
+    return decided
 
 
 def _loop(
@@ -237,8 +258,10 @@ def _loop(
     recipe = Recipe.from_json(decided["recipe"])
     preprocessing = Preprocessing.from_json(decided["preprocessing"])
     task = find_task(decided["task"]).of(data, recipe)
-    workers = compute.workers if compute.workers is not None else min(len(os.sched_getaffinity(0)), 8)
-    place: dict[str, Any] = {"workers": workers, "rank": fabric.global_rank, "world": fabric.world_size}
+    if recipe.batch_norm == "sync" and fabric.world_size > 1:
+        network = synchronise(network, accelerator=fabric.device.type != "cpu")
+    place: dict[str, Any] = {"rank": fabric.global_rank, "world": fabric.world_size}
+    place["workers"] = processes.data_workers(fabric, compute.workers)
     train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **place)
     val = Batches(
         data.val,
@@ -305,14 +328,23 @@ def _check_size(network: nn.Module, name: str, prepared: Preprocessing) -> None:
         ) from error
 
 
-def _new_folder(out: Path | None, model: str, data: Data, fabric: Fabric) -> RunFolder:
-    """`out`, or runs/DATA-MODEL with the first free number; chosen by rank 0."""
-    name = ""
-    if fabric.is_global_zero:
-        base = Path("runs") / f"{Path(str(data.where)).name.split('.')[0] or 'images'}-{model}"
-        candidate, number = out or base, 2
-        while out is None and candidate.exists():
-            candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
-        RunFolder.create(candidate)
-        name = str(candidate)
-    return RunFolder(Path(str(fabric.broadcast(name))))
+def _new_folder(out: Path | None, data: Data, decided: dict[str, Any]) -> RunFolder:
+    """A run at `out`, or at runs/DATA-MODEL with the first free number."""
+    base = Path("runs") / f"{Path(str(data.where)).name.split('.')[0] or 'images'}-{decided['model']}"
+    candidate, number = out or base, 2
+    while out is None and candidate.exists():
+        candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
+    folder = RunFolder.create(candidate)
+    folder.write_samples(data.samples_csv())
+    folder.write_run(decided)
+    return folder
+
+
+def _check_command(out: Path, command: list[str]) -> None:
+    """Raise `UsageError` if the run at `out` was begun by another command."""
+    begun = RunFolder.open(out).read_run()["command"]
+    if begun != command:
+        raise UsageError(
+            f"{out} holds a run that another command has begun: {shlex.join(map(str, begun))}. Choose another --out, "
+            f"or go on with that one: convatlas train --resume {out}"
+        )
