@@ -103,3 +103,13 @@ def train_on_own_images(rank: int, out: str, devices: int) -> None:
     """Begin a run in which each process has split the images in its own way."""
     data = open_data("digits", seed=rank)
     begin(data, model="lenet5", out=out, settings=SMALL, compute=Compute(devices, "cpu", workers=0))
+
+
+def command(rank: int, words: list[str]) -> int:
+    """Run `convatlas WORDS`; its exit code."""
+    from convatlas.cli import main
+
+    try:
+        main.run(words)
+    except SystemExit as left:
+        return int(left.code or 0)
