@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,13 +11,6 @@ from torch import nn
 from convatlas.errors import UsageError
 from convatlas.layers.sync_batch_norm import SyncBatchNorm, synchronise
 from ranks import Ranks, meet
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    ranks = Ranks(tmp_path_factory.mktemp("ranks"))
-    yield ranks
-    ranks.close()
 
 
 def whole(kind: str, shape: list[int], dtype: str, passes: int = 2) -> list[torch.Tensor]:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,13 +35,6 @@ TORCHRUN = [
 TRAIN = "train digits --model lenet5 --epochs 3 --batch-size 64 --set ema=0.9 --seed 7 --checkpoint-steps 4"
 HERE = "--accelerator cpu --workers 0"
 DEADLINE = 240
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    ranks = Ranks(tmp_path_factory.mktemp("ranks"))
-    yield ranks
-    ranks.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,6 @@ SLURM = {
     "MASTER_PORT": "{port}",
     "GLOO_SOCKET_IFNAME": "lo",
 }
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    ranks = Ranks(tmp_path_factory.mktemp("ranks"))
-    yield ranks
-    ranks.close()
 
 
 def trained(ranks: Ranks, out: Path, world: int, **arguments: Any) -> list[dict[str, Any]]:

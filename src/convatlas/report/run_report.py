@@ -28,6 +28,7 @@ from convatlas.infer import Evaluation, Run
 from convatlas.measure import measure, table
 from convatlas.models import find
 from convatlas.report import charts, pictures
+from convatlas.train import processes
 from convatlas.train.origin import sentences
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
@@ -97,7 +98,8 @@ def render(
         "harder": _harder(decided["recipe"]),
         "machine": _machine(decided.get("machine") or {}),
         "published": any(paper for _, _, paper in table.facts(cost, find(run.spec.model))),
-        "command": shlex.join(str(part) for part in decided.get("command", [])),
+        "processes": processes.sentences(decided),
+        "command": shlex.join([*map(str, decided.get("command", [])), *processes.options(decided)]),
         "left_out": [_left_out(bad) for bad in data.bad[:LEFT_OUT_SHOWN]] if data else [],
         "left_out_count": len(data.bad) if data else None,
         **_counts(summary, run.classes),

@@ -178,6 +178,14 @@ def sentences(decided: Mapping[str, Any]) -> list[str]:
     return [f"{count(world)} on {places} ({found['backend']}), {share} images each in a step; {norm}"]
 
 
+def options(decided: Mapping[str, Any]) -> list[str]:
+    """What is to be added to a run's command for as many processes."""
+    found = decided.get("processes") or {}
+    world, nodes = found.get("world", 1), found.get("nodes", 1)
+    machines = ["--nodes", str(nodes), "--rendezvous", "HOST:PORT"] if nodes > 1 else []
+    return ["--devices", str(world // nodes), *machines] if world > 1 else []
+
+
 # --- what they tell each other ----------------------------------------------------------------------------
 
 
