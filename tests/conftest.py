@@ -13,11 +13,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
-from ranks import Ranks
+if TYPE_CHECKING:
+    from ranks import Ranks
+
 
 ROOT = Path(__file__).parents[1]
 OFFLINE = Path(__file__).parent / "offline"
@@ -77,6 +80,8 @@ def real_data() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     """Several ranks at once, without the seconds that starting each of them takes."""
+    from ranks import Ranks
+
     ranks = Ranks(tmp_path_factory.mktemp("ranks"))
     yield ranks
     ranks.close()

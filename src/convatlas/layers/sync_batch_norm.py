@@ -77,6 +77,7 @@ class _Normalise(torch.autograd.Function):
         mean, square = (sums[:-1] / count).chunk(2)
         variance = (square - mean.square()).clamp(min=0)
         ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt(), count)
+        ctx.kinds = [None if each is None else each.dtype for each in (weight, bias)]
         ctx.mark_non_differentiable(mean, variance, count)
         at = mean.to(wide.dtype), variance.to(wide.dtype)
         output = F.batch_norm(x, *at, weight, bias, training=False, eps=eps) if n else torch.empty_like(x)
@@ -102,8 +103,8 @@ class _Normalise(torch.autograd.Function):
         dbias, dweight = own
         return (
             dx,
-            dweight.to(weight.dtype) if ctx.needs_input_grad[1] else None,
-            dbias.to(weight.dtype) if ctx.needs_input_grad[2] else None,
+            None if ctx.kinds[0] is None else dweight.to(ctx.kinds[0]),
+            None if ctx.kinds[1] is None else dbias.to(ctx.kinds[1]),
             None,
         )
 
