@@ -66,6 +66,20 @@ def test_a_finished_run_resumes_to_itself(convatlas: Callable[..., str]) -> None
     assert Path("run", "metrics.jsonl").read_bytes() == before
 
 
+def test_what_all_processes_meet_is_said_once(ranks: Ranks, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for words, code, told in (
+        (["train", "nowhere"], 3, "nowhere does not exist"),
+        (["train", "digits", "--batch-size", "63"], 2, "use --batch-size 62 or 64"),
+        ([*SHORT, "--out", str(tmp_path / "file")], 6, "a file of that name is in the way"),
+    ):
+        words = [*words, "--accelerator", "cpu", "--devices", "2"]
+        _, printed, codes = ranks.outcome("reliability.group_work:command", 2, words=words)
+        assert codes == [code, code], printed
+        assert printed[0].count(told) == 1
+        assert printed[1] == ""
+
+
 def test_two_processes_make_one_run_and_one_prints(ranks: Ranks, tmp_path: Path) -> None:
     words = [*SHORT, "--out", str(tmp_path / "run"), "--accelerator", "cpu", "--devices", "2"]
     codes, printed, _ = ranks.outcome("reliability.group_work:command", 2, words=words)

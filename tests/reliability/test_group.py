@@ -116,7 +116,13 @@ def test_a_split_that_is_no_whole_batch_is_shared_equally(ranks: Ranks, tmp_path
     assert [len(batch) for share in found for batch in share["learnt"]] == [2, 2]
     codes, outputs, _ = ranks.outcome(TRAIN, 2, out=str(tmp_path / "none"), devices=2, images=1)
     assert codes == [2, 2]
-    assert all("1 samples cannot be shared by 2 processes" in output for output in outputs)
+    assert all("1 training images cannot be shared by 2 processes" in output for output in outputs)
+    codes, outputs, _ = ranks.outcome(
+        TRAIN, 2, out=str(tmp_path / "none"), devices=2, settings={"batch_size": 15}
+    )
+    assert codes == [2, 2]
+    assert all("use --batch-size 14 or 16" in output for output in outputs)
+    assert not (tmp_path / "none").exists()
 
 
 def test_slurm_says_who_each_process_is(ranks: Ranks, tmp_path: Path) -> None:

@@ -30,7 +30,15 @@ from convatlas.cli import (
     train,
 )
 from convatlas.cli import list as list_
-from convatlas.errors import ConvAtlasError, Interrupted, NumericError, ResourceError, UsageError
+from convatlas.errors import (
+    BadCheckpoint,
+    ConvAtlasError,
+    DataError,
+    Interrupted,
+    NumericError,
+    ResourceError,
+    UsageError,
+)
 
 BUG = 70  # EX_SOFTWARE: not one of the failures that were foreseen
 
@@ -139,13 +147,17 @@ def _exit_code(arguments: list[str], given: list[str], *, debug: bool) -> int:
 
 
 def _speaks(error: BaseException) -> bool:
-    """Whether this process says what happened: of several on a machine the first one speaks for all where all have met
-    the same.
+    """Whether this process says what happened: of several on a machine the first speaks for all that have met the same.
+
+    Before they know each other all do the same; afterwards each reads its own images, writes and computes by itself.
     """
-    common = isinstance(error, (UsageError, NumericError, Interrupted, KeyboardInterrupt)) or hasattr(
-        error, "format_message"
-    )
-    return not common or os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+    if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":
+        return True
+    group = sys.modules.get("torch.distributed")
+    met = group is not None and group.is_initialized()
+    alike = UsageError, BadCheckpoint, NumericError, Interrupted, KeyboardInterrupt
+    told = hasattr(error, "format_message") or (isinstance(error, ConvAtlasError) and error.of_rank_zero)
+    return not (told or isinstance(error, alike if met else (*alike, DataError)))
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -202,6 +202,7 @@ def first(fabric: Fabric, work: Callable[[], T]) -> T:
             outcome = None, error
     value, error = cast("tuple[T, ConvAtlasError | None]", fabric.broadcast(outcome))
     if error is not None:
+        error.of_rank_zero = not fabric.is_global_zero  # it has been told there
         raise error
     return value
 
@@ -233,6 +234,19 @@ def check_same(fabric: Fabric, fingerprint: str, does: str) -> None:
                 f"process {rank} on {own_host} has read other images than process 0 on {host}: the same files have to "
                 "be under the same path on every machine."
             )
+
+
+def check_shares(fabric: Fabric, recipe: Recipe, images: int) -> None:
+    """Raise `UsageError` where the images of a step, or all there are, cannot be shared by the processes."""
+    batch, world = recipe.batch_size, fabric.world_size
+    if batch % world:
+        below = max(batch // world, 1) * world
+        raise UsageError(
+            f"a batch of {batch} cannot be shared equally by {world} processes; use --batch-size {below} or "
+            f"{batch // world * world + world}."
+        )
+    if images < world:
+        raise UsageError(f"{images} training images cannot be shared by {world} processes; use fewer.")
 
 
 def check_seen(fabric: Fabric, file: Path) -> None:

@@ -132,6 +132,7 @@ def begin(
     start["held"] = list(held(network, final))
     fabric = compute.fabric(final)
     processes.check_same(fabric, data.fingerprint, "begins a run")
+    processes.check_shares(fabric, final, len(data.train))
     decided["processes"] = processes.of(fabric, network, final)
     if find_rate:
         from convatlas.train.lr_finder import find_learning_rate
@@ -212,6 +213,7 @@ def resume(
     recipe = Recipe.from_json(decided["recipe"])
     fabric = compute.fabric(recipe)
     processes.check_same(fabric, source.fingerprint, "goes on with a run")
+    processes.check_shares(fabric, recipe, len(source.train))
     network = _network(decided)
     decided = _converted(
         folder, decided, processes.of(fabric, network, recipe), fabric, compute.convert_world
