@@ -90,6 +90,8 @@ def test_two_processes_make_one_run_and_one_prints(ranks: Ranks, tmp_path: Path)
         "2 processes on 1 machine (gloo), 64 images each in a step; the network has no BatchNorm"
         in printed[0]
     )
-    assert (tmp_path / "run" / "report.html").is_file()
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "2 processes on 1 machine (gloo), 64 images each in a step" in report
+    assert "--devices 2</pre>" in report
     val = json.loads((tmp_path / "run" / "evaluation" / "val.json").read_text())
     assert val["count"] == 145, "each image counted once"

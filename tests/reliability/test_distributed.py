@@ -124,6 +124,7 @@ def test_ctrl_c_stops_all_and_one_speaks(ranks: Ranks, undisturbed: dict[str, by
     assert_equal(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_the_end_of_the_starter_is_the_end_of_all(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(CONVATLAS, f"{TRAIN} --out {run} --devices 2", tmp_path)
