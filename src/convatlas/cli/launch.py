@@ -65,7 +65,9 @@ def launch(
             shutdown_timeout=SHUTDOWN_SECONDS,
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "convatlas", *arguments)
+            # `-m` would look for modules in the current folder, which the installed command does not
+            safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
+            elastic_launch(config, sys.executable)(*safe, "-m", "convatlas", *arguments)
         except SignalException as error:
             return 128 + error.sigval
         except ChildFailedError as error:

@@ -184,7 +184,14 @@ def train(
             (_announce_json if as_json else _announce)(decided)
 
     common: dict[str, Any] = {
-        "compute": Compute(devices, accelerator, strategy, workers, nodes, convert_world),
+        "compute": Compute(
+            devices=devices,
+            accelerator=accelerator,
+            strategy=strategy,
+            workers=workers,
+            nodes=nodes,
+            convert_world=convert_world,
+        ),
         "safety": _safety({"on_nan": on_nan, "checkpoint_steps": checkpoint_steps}, resume),
         "notify": announce,
     }
