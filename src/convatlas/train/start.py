@@ -23,7 +23,7 @@ from convatlas.measure.machine import machine, versions
 from convatlas.measure.trace import trace
 from convatlas.models import create_model, find
 from convatlas.randomness import key, preserved
-from convatlas.train import checkpoint, processes
+from convatlas.train import agreement, checkpoint, processes
 from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop, Safety
 from convatlas.train.observer import Observer
@@ -131,22 +131,22 @@ def begin(
         start |= decision.start.read(data.classes).fill(network)
     start["held"] = list(held(network, final))
     fabric = compute.fabric(final)
-    processes.check_same(fabric, data.fingerprint, "begins a run")
-    processes.check_shares(fabric, final, len(data.train))
+    agreement.check_same(fabric, data.fingerprint, "begins a run")
+    agreement.check_shares(fabric, final, len(data.train))
     decided["processes"] = processes.of(fabric, network, final)
     if find_rate:
         from convatlas.train.lr_finder import find_learning_rate
 
         look = partial(find_learning_rate, network, data, final, decision.preprocessing, find_task(spec.task))
-        found = processes.first(fabric, partial(look, seed=seed, accelerator=compute.accelerator))
+        found = agreement.first(fabric, partial(look, seed=seed, accelerator=compute.accelerator))
         decided["recipe"] = replace(final, lr=found.suggestion).to_json()
         decided["lr_finder"] = found.to_json()
-    decided = processes.first(fabric, lambda: decided)  # where machines differ in a last digit
-    folder = processes.first(fabric, partial(_new_folder, Path(out) if out else None, data, decided))
-    processes.check_seen(fabric, folder.path / RUN)
+    decided = agreement.first(fabric, lambda: decided)  # where machines differ in a last digit
+    folder = agreement.first(fabric, partial(_new_folder, Path(out) if out else None, data, decided))
+    agreement.check_seen(fabric, folder.path / RUN)
     if notify is not None and fabric.is_global_zero:
         notify({**decided, "path": str(folder.path)})
-    with processes.together(fabric):
+    with agreement.together(fabric):
         _loop(folder, decided, data, fabric, compute, safety, observer, network).run()
     return folder
 
@@ -212,8 +212,8 @@ def resume(
         )
     recipe = Recipe.from_json(decided["recipe"])
     fabric = compute.fabric(recipe)
-    processes.check_same(fabric, source.fingerprint, "goes on with a run")
-    processes.check_shares(fabric, recipe, len(source.train))
+    agreement.check_same(fabric, source.fingerprint, "goes on with a run")
+    agreement.check_shares(fabric, recipe, len(source.train))
     network = _network(decided)
     decided = _converted(
         folder, decided, processes.of(fabric, network, recipe), fabric, compute.convert_world
@@ -224,7 +224,7 @@ def resume(
         reading := again(decided.get("start", {}), find(decided["model"]))
     ):
         reading.fill(network)
-    with processes.together(fabric):
+    with agreement.together(fabric):
         _loop(folder, decided, source, fabric, compute, safety, observer, network).run()
     return folder
 
@@ -238,12 +238,12 @@ def _converted(
     """
     then, step = checkpoint.world(folder.checkpoints)
     if step:
-        processes.check_world(fabric, then, convert)
+        agreement.check_world(fabric, then, convert)
     if (decided.get("processes") or {"world": then})["world"] == now["world"]:
         return decided
     note = f"{processes.count(then)} until step {step}, {processes.count(now['world'])} from there"
     decided = {**decided, "processes": now, "notes": [*decided["notes"], *([note] if step else [])]}
-    processes.first(fabric, partial(folder.write_run, decided))
+    agreement.first(fabric, partial(folder.write_run, decided))
     return decided
 
 
@@ -263,7 +263,7 @@ def _loop(
     if recipe.batch_norm == "sync" and fabric.world_size > 1:
         network = synchronise(network, accelerator=fabric.device.type != "cpu")
     place: dict[str, Any] = {"rank": fabric.global_rank, "world": fabric.world_size}
-    place["workers"] = processes.data_workers(fabric, compute.workers)
+    place["workers"] = agreement.data_workers(fabric, compute.workers)
     train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **place)
     val = Batches(
         data.val,
