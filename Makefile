@@ -1,6 +1,8 @@
 # make demo   trains LeNet-5 on handwritten digits and says where the report is
 # make test   the tests; make test-release adds the slow ones and a release's figures
-# make lint   style and types;  make docs  the pages;  make bench  benchmarks;  make clean
+# make lint   style and types;  make docs  the pages;  make clean
+# make bench  the cells of training speed that are missing, and the page of them: DATA=... holds the pictures, ONLY=...
+#             is a pattern of cells; make bench-inspection runs another file of benchmarks/ with ARGS=...
 # Everything happens in $(VENV), which the first command makes. PYTHON=... chooses the interpreter.
 
 VENV ?= .venv
@@ -30,13 +32,18 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.bench
-	for file in benchmarks/*.py; do $(BIN)/python "$$file" || exit 1; done
+	$(BIN)/python benchmarks/speed.py $(if $(DATA),--data '$(DATA)') $(if $(ONLY),--only '$(ONLY)')
+	$(BIN)/python docs/speed_results.py
+
+bench-%: $(VENV)/.bench
+	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/tables.py --check
 	$(BIN)/python docs/diagrams.py --check
 	$(BIN)/python docs/charts.py --check
 	$(BIN)/python docs/arithmetic.py --check
+	$(BIN)/python docs/speed_results.py --check
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 

@@ -26,6 +26,7 @@ from convatlas.report import write_report
 from convatlas.train import Compute, Observer, Recipe, RunFolder, Safety, begin
 from convatlas.train import resume as go_on
 from convatlas.train.plan import check_wishes
+from convatlas.train.repeat import repeated
 from convatlas.train.start import Notify
 from convatlas.weights import load_weights
 
@@ -46,12 +47,12 @@ __all__ = [
 
 
 def train(
-    data: str | Path | Data = "digits",
+    data: str | Path | Data | None = None,
     model: str | None = None,
-    recipe: str | Recipe = "quick",
+    recipe: str | Recipe | None = None,
     out: str | Path | None = None,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     weights: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -62,28 +63,31 @@ def train(
     notify: Notify | None = None,
     find_lr: bool = False,
     auto_resume: bool = False,
+    from_run: str | os.PathLike[str] | None = None,
     **fields: Any,
 ) -> Run:
     r"""Train a network and give the run, with its best weights and a report of them on val.
 
     Args:
-        data: "digits", a folder, a zip or tar of one, MNIST's idx files, a CSV list, or what `open_data` gave.
+        data: "digits", a folder, a zip or tar of one, MNIST's idx files, a CSV list, or what `open_data` gave;
+            "digits" if None.
         model: a name of `list_models()`; chosen by the size and number of images if None.
-        recipe: a name (`convatlas.train.recipes.recipes()`) or a `Recipe`.
+        recipe: a name (`convatlas.train.recipes.recipes()`) or a `Recipe`; "quick" if None.
         out: the run's folder; the first free runs/DATA-MODEL if None.
-        seed: of the split, the first weights, the order and the augmentation.
+        seed: of the split, the first weights, the order and the augmentation; 0 if None.
         weights: what to start from: "torchvision" or "timm" for official weights, which are fetched; a file; the
             folder of a run; "auto" for official weights where they suit; nothing if None. See `docs/training.md`.
         options: settings of the network, for `create_model`: `{"shortcut": "A"}`.
         settings: fields of the recipe to replace, also as keywords: `train("photos/", epochs=5, lr=0.01)`.
         reading: arguments of `open_data`, such as `{"group_by": r"patient(\d+)", "on_bad": "skip"}`; with `data` that
             `open_data` gave, those that it was called with.
-        compute: devices, strategy and workers.
+        compute: devices, strategy, workers, precision, and how speed settings are found.
         safety: what to do when a number is not finite, and how often to save.
         observer: is told of every step.
         notify: is given what was decided, before the first step.
         find_lr: look for the learning rate first.
         auto_resume: go on with the run in `out` if one is there and the same arguments have begun it.
+        from_run: a run's folder: what stands at None is taken from there, and so are its speed settings.
         fields: see `settings`.
 
     Raises:
@@ -93,6 +97,18 @@ def train(
     if out is not None and not auto_resume:
         RunFolder.check_free(Path(out))  # before any image is read
     weights = None if weights is None else os.fspath(weights)
+    if from_run is not None:
+        again = repeated(from_run)
+        same = model is None or model == again.model
+        options = {**(again.options if same else {}), **(options or {})}
+        weights = again.weights if weights is None and same else weights
+        data, model, recipe = (
+            again.where if data is None else data,
+            model or again.model,
+            recipe or again.recipe,
+        )
+        seed, reading = again.seed if seed is None else seed, {**again.reading, **reading}
+    data, recipe, seed = "digits" if data is None else data, recipe or "quick", seed or 0
     check_wishes(model, recipe, {**(settings or {}), **fields}, weights, options)
     if not isinstance(data, Data):
         data = open_data(_absolute(data), seed=seed, workers=compute.workers, **reading)
@@ -113,6 +129,7 @@ def train(
         find_rate=find_lr,
         reading=reading,
         auto_resume=auto_resume,
+        like=from_run,
     )
     return _reported(folder, data, alone_before=alone)
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_main import run
 
 from convatlas.measure.roof import KERNELS, Roof, kept_roof
+from convatlas.models import create_model
 
 
 @pytest.fixture(autouse=True)
@@ -18,25 +24,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_the_machine_and_then_a_network(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run("bench", "lenet5", "--seconds", "0.2") == 0
-    shown = capsys.readouterr()
-    assert "lenet5: inference of 1 x 1 x 32 x 32, fp32" in shown.out
-    assert "no roofline: nothing is known of what this machine can do" in shown.err
-    assert "reached" not in shown.out
-
+def test_the_machine_is_measured_and_kept(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run("bench", "--roofline", "--seconds", "0.5", "--out", str(tmp_path / "mine.json"), "--json") == 0
-    shown = capsys.readouterr()
-    told = json.loads(shown.out)
+    told = json.loads(capsys.readouterr().out)
     assert told["rates"].keys() == KERNELS
     assert json.loads((tmp_path / "mine.json").read_text()) == told
     assert kept_roof() == Roof.from_json(told)
-
-    assert run("bench", "lenet5", "--seconds", "0.2", "--batch", "4", "--train") == 0
-    shown = capsys.readouterr()
-    assert "lenet5: training step of 4 x 1 x 32 x 32, fp32" in shown.out
-    assert "of the roofline" in shown.out
-    assert not shown.err
 
 
 def test_the_machine_for_people(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,21 +40,87 @@ def test_the_machine_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "kept in" in shown.err
 
 
-def test_json_of_a_network_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_beside_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
-    assert run("bench", "--roofline", "--seconds", "0.3", "--threads", "1", "--json") == 0
-    measured = json.loads(capsys.readouterr().out)
-    assert measured["machine"]["threads"] == 1
-    command = ["bench", "resnet20_cifar", "--batch", "2", "--threads", "1", "--seconds", "0.3", "--json"]
-    assert run(*command, "--dtype", "bf16", "--channels-last", "--classes", "7") == 0
+    command = [
+        "bench",
+        "resnet20_cifar",
+        "--batch",
+        "2",
+        "--threads",
+        "1",
+        "--seconds",
+        "0.3",
+        "--rounds",
+        "1",
+    ]
+    assert run(*command, "--dtype", "bf16", "--channels-last", "--classes", "7", "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["images_per_second"] == pytest.approx(2 / told["seconds"]["median"])
-    assert told["roofline"]["reached"] == pytest.approx(
-        told["roofline"]["seconds"] / told["seconds"]["median"]
+    side = told["sides"]["convatlas"]
+    assert (told["cell"]["shape"], told["cell"]["train"], told["ratios"]) == ([3, 32, 32], False, {})
+    assert side["latency_seconds"] == pytest.approx(2 / side["images_per_second"]["median"])
+    assert side["facts"]["precision"] == "bf16"
+    assert side["facts"]["network"] == "convatlas:resnet20_cifar"
+    assert side["facts"]["parameters"] == sum(
+        p.numel() for p in create_model("resnet20_cifar", 7).parameters()
     )
-    assert told["roofline"]["measured"] == measured["measured"]
-    assert (told["dtype"], told["channels_last"], told["machine"]["threads"]) == ("bf16", True, 1)
+    assert side["peak_bytes"] > 2**20 * 50
+    assert told["roofline"]["reached"] == pytest.approx(told["roofline"]["seconds"] / side["latency_seconds"])
+    assert told["ceiling"]["machine"]["threads"] == 1  # measured in this run, with the threads of the sides
     assert torch.get_num_threads() == threads
+
+
+def test_training_beside_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "squeezenet1_1", "--train", "--batch", "2", "--image-size", "64", "--classes", "5"]
+    against = ["--against", "torchvision", "--against", "lightning", "--threads", "1"]
+    assert run(*command, *against, "--seconds", "0.3", "--rounds", "1") == 0
+    shown = capsys.readouterr()
+    assert "squeezenet1_1: training step of 2 x 3 x 64 x 64, noise" in shown.out
+    for word in (
+        "torchvision fp32 NCHW",
+        "lightning fp32 NCHW",
+        "of the machine's",
+        "measured in this run",
+        "95 %",
+    ):
+        assert word in shown.out
+    assert "starting lightning" in shown.err
+
+
+def test_training_on_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for number in range(24):
+        place = tmp_path / "small" / "train" / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(place)
+    command = [
+        "bench",
+        "resnet20_cifar",
+        "--train",
+        "--batch",
+        "4",
+        "--data",
+        str(tmp_path / "small"),
+        "--json",
+    ]
+    assert (
+        run(
+            *command, "--against", "timm", "--peer-amp", "--threads", "1", "--seconds", "0.3", "--rounds", "1"
+        )
+        == 0
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert (told["cell"]["classes"], told["cell"]["augmentation"], told["cell"]["peer_amp"]) == (
+        2,
+        "shift",
+        True,
+    )
+    assert told["sides"]["timm"]["facts"]["network"] == "convatlas:resnet20_cifar"  # timm has no such network
+    assert told["sides"]["timm"]["facts"]["precision"] == "bf16 autocast"
+    assert told["sides"]["convatlas"]["facts"]["loader"] == "Batches, held in memory"
+    assert told["fastest_peer"] == "timm"
+    ours, timm = (told["sides"][side]["images_per_second"]["median"] for side in ("convatlas", "timm"))
+    assert told["ratios"]["timm"]["ratio"] == pytest.approx(ours / timm)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +132,15 @@ def test_json_of_a_network_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
         (["lenet5", "--out", "x.json"], "take no network"),
         (["lenet5", "--dtype", "fp8"], "Known: fp32, bf16"),
         (["lenet5", "--image-size", "9"], "cannot take an image of shape (1, 9, 9)"),
+        (["lenet5", "--image-size", "9", "--train"], "cannot be trained on images of (1, 9, 9)"),
         (["lenet5", "--batch", "0"], "batch"),
+        (["lenet5", "--train", "--against", "keras"], "keras"),
+        (["lenet5", "--against", "timm", "--against", "timm"], "twice"),
+        (["lenet5", "--train", "--peer-amp"], "--against"),
+        (["lenet5", "--data", "digits"], "--data goes with --train"),
+        (["lenet5", "--train", "--data", "digits", "--batch", "9999"], "more than the"),
+        (["torchvision:fcn_resnet50", "--train", "--image-size", "64"], "logits (N, K)"),
+        (["torchvision:googlenet", "--train", "--image-size", "96", "--against", "timm"], "logits (N, K)"),
     ],
 )
 def test_wrong_commands(words: list[str], hint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,11 +148,61 @@ def test_wrong_commands(words: list[str], hint: str, capsys: pytest.CaptureFixtu
     assert hint in capsys.readouterr().err
 
 
+def test_what_is_wrong_with_the_data_is_said_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("bench", "resnet18", "--train", "--data", str(tmp_path / "nowhere")) == 3
+    assert "nowhere" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert run("bench", "resnet18", "--train", "--data", str(tmp_path / "empty")) == 3
+
+
+def test_a_side_that_fails_says_why(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, 4, 3)\n"
+        "    def forward(self, x):\n"
+        "        x = self.conv(x).mean((2, 3))\n"
+        "        if not x.is_meta:\n"
+        "            raise RuntimeError('the dog ate it')\n"
+        "        return x\n"
+    )
+    command = ["bench", f"{file}:Net", "--train", "--batch", "2", "--image-size", "16", "--seconds", "0.3"]
+    assert run(*command, "--against", "torchvision") == 1
+    assert "the dog ate it" in capsys.readouterr().err
+
+
+def test_a_signal_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    command = ["bench", "lenet5", "--batch", "8", "--seconds", "60", "--rounds", "1000"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "convatlas", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("round 1"):
+                break
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.terminate()
+        assert process.wait(60) == 143
+        assert "stopped by SIGTERM" in process.stderr.read()
+    assert len(children) == 1
+    assert not Path(f"/proc/{children[0]}").exists()
+    assert not list((tmp_path / "tmp").glob("convatlas*"))
+
+
 def test_a_damaged_file_is_said(capsys: pytest.CaptureFixture[str], cache: Path) -> None:
     assert run("bench", "--roofline", "--seconds", "0.3", "--json") == 0
     next((cache / "roofline").iterdir()).write_text("{}")
     capsys.readouterr()
-    assert run("bench", "lenet5", "--seconds", "0.1") == 4
+    assert run("bench", "lenet5", "--rows") == 4
     assert "convatlas bench --roofline" in capsys.readouterr().err
 
 

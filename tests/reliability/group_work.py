@@ -89,7 +89,13 @@ def train(
         torch.set_default_dtype(torch.float64)
     Split.image = decoded
     common: dict[str, Any] = {
-        "compute": Compute(devices=devices, accelerator="cpu", workers=0, convert_world=convert),
+        "compute": Compute(
+            devices=devices,
+            accelerator="cpu",
+            workers=0,
+            precision="32" if double else "auto",
+            convert_world=convert,
+        ),
         "safety": Safety(checkpoint_steps=checkpoint_steps),
     }
     if go_on:

@@ -90,7 +90,7 @@ def set_trap(place: str, at: int, number: int, hang: bool = False) -> None:
     a checkpoint), epoch_end (validated, not yet saved). `hang`: the place is never left after the signal.
     """
     from convatlas import files
-    from convatlas.train import loop, task
+    from convatlas.train import loop, step, task
 
     trap = Trap(at, number, hang)
 
@@ -106,7 +106,7 @@ def set_trap(place: str, at: int, number: int, hang: bool = False) -> None:
 
     match place:
         case "step":
-            after(loop.Loop, "_gradients")
+            after(step.Step, "gradients")
         case "eval":
             after(task.Classification, "measure")
         case "save":

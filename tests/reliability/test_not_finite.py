@@ -16,6 +16,7 @@ from convatlas.errors import NumericError
 from convatlas.files import newest
 from convatlas.train import Compute, Observer, Safety, begin
 from convatlas.train.loop import Loop
+from convatlas.train.step import Step
 from convatlas.train.task import Classification
 from convatlas.weights import read_weights
 
@@ -39,11 +40,16 @@ def inject(kind: str, at: int, monkeypatch: pytest.MonkeyPatch, always: bool = F
         return loop.state.step >= at if always else loop.state.step == at
 
     if kind == "gradient":
-        original = Loop._gradients
+        original, original_step = Step.gradients, Loop._step
+        loops: list[Loop] = []
 
-        def spoiled(self: Loop, batch: Any) -> Any:
+        def noted(self: Loop, batch: Any, epoch: int) -> None:
+            loops.append(self)
+            original_step(self, batch, epoch)
+
+        def spoiled(self: Step, batch: Any) -> Any:
             handle = None
-            if now(self):
+            if now(loops[-1]):
                 parameter = next(self.plain.parameters())
                 handle = parameter.register_hook(lambda gradient: gradient * float("inf"))
             try:
@@ -52,10 +58,10 @@ def inject(kind: str, at: int, monkeypatch: pytest.MonkeyPatch, always: bool = F
                 if handle is not None:
                     handle.remove()
 
-        monkeypatch.setattr(Loop, "_gradients", spoiled)
+        monkeypatch.setattr(Loop, "_step", noted)
+        monkeypatch.setattr(Step, "gradients", spoiled)
         return
     original_step = Loop._step
-
     broken: list[int] = []
 
     def step(self: Loop, batch: Any, epoch: int) -> None:

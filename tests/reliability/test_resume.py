@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ RELEASE = os.environ.get("CONVATLAS_RELIABILITY") == "release"
 VARIANTS: dict[str, dict[str, Any]] = {
     "sgd, ema, mixup": {},
     "adamw, cutmix, bf16, accumulation": {
-        "optimizer": "adamw", "lr": 2e-3, "mixup": 0.0, "cutmix": 1.0, "precision": "bf16", "accumulate": 2,
+        "optimizer": "adamw", "lr": 2e-3, "mixup": 0.0, "cutmix": 1.0, "accumulate": 2,
     },
     "adam, balanced, dropout, affine": {
         "optimizer": "adam", "lr": 1e-3, "balance": "sampling", "affine": [10.0, 0.1, 5.0], "erasing": 0.3,
@@ -52,7 +53,7 @@ def test_resumed_after_every_single_step(digits: Data, tmp_path: Path, variant: 
     arguments = {
         **DIGITS,
         "settings": {**DIGITS["settings"], **VARIANTS[variant], "epochs": epochs},
-        "compute": CPU,
+        "compute": replace(CPU, precision="bf16" if "bf16" in variant else "32"),  # on any processor
     }
     begin(digits, out=tmp_path / "whole", **arguments)
     hopping, hops = tmp_path / "hopping", 0

@@ -53,7 +53,7 @@ def test_ema_is_pytorchs_once_its_warm_up_is_over() -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += torch.randn_like(parameter)
-        ours.update(model, step=1000)
+        ours.update(step=1000)
         theirs.update_parameters(model)
     for name, value in theirs.module.state_dict().items():
         if value.is_floating_point():

@@ -13,7 +13,8 @@ from convatlas import api
 from convatlas.cli import launch
 from convatlas.data import Batches, Preprocessing
 from convatlas.errors import ResourceError, UsageError
-from convatlas.train import Compute, Recipe, processes
+from convatlas.train import Compute, processes
+from convatlas.train.speed import Speed
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"}
 SLURM = {
@@ -87,7 +88,7 @@ def test_a_program_is_not_started_a_second_time(tmp_path: Path) -> None:
 )
 def test_what_is_not_there(compute: Compute, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        compute.fabric(Recipe())
+        compute.fabric(Speed())
 
 
 def test_a_command_goes_on_with_its_own_run_alone(tmp_path: Path) -> None:

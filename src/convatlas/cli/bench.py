@@ -1,44 +1,77 @@
-"""`convatlas bench`: what this machine can do, and how near a network comes to it."""
+"""`convatlas bench`: what this machine can do, how near a network comes to it, and how it stands beside peers."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from convatlas.cli import console, target
-from convatlas.errors import UsageError
+from convatlas.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from convatlas.measure.roof import Roof
-    from convatlas.measure.roofline import Roofline
-    from convatlas.measure.timing import Timing
 
-SECONDS = 10.0  # for a network
+DTYPES = ("fp32", "bf16")
+SECONDS = 10.0  # for a side of a network
+
+
+class Peer(StrEnum):
+    """Whose loop is run beside ours."""
+
+    TORCHVISION = "torchvision"
+    TIMM = "timm"
+    LIGHTNING = "lightning"
 
 
 def bench(
-    name: Annotated[
-        str | None, typer.Argument(metavar="TARGET", help=target.HELP, show_default=False)
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[TARGET]...", help=target.HELP, show_default=False)
     ] = None,
     roofline: Annotated[
         bool,
         typer.Option("--roofline", help="Measure what this machine can do, and keep it; takes about 20 s."),
     ] = False,
     batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 1,
-    train: Annotated[bool, typer.Option("--train", help="Time a training step, not inference.")] = False,
-    dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    channels_last: Annotated[
-        bool, typer.Option("--channels-last", help="Lay the tensors out as N, H, W, C.")
+    train: Annotated[
+        bool, typer.Option("--train/--infer", help="Time training steps, or inference.")
     ] = False,
+    against: Annotated[
+        list[Peer] | None,
+        typer.Option(help="Run this peer's own loop in turn with ours; may be repeated.", show_default=False),
+    ] = None,
+    peer_amp: Annotated[
+        bool,
+        typer.Option("--peer-amp", help="Peers with bf16 autocast and channels-last, not their defaults."),
+    ] = False,
+    data: Annotated[
+        str,
+        typer.Option(metavar="synthetic|WHERE", help="With --train: noise, or images as `train` takes them."),
+    ] = "synthetic",
+    rounds: Annotated[int, typer.Option(help="Undisturbed blocks that each side should have.", min=1)] = 7,
+    dtype: Annotated[
+        str | None, typer.Option(help="fp32 or bf16; as `train` and `predict` choose if absent.")
+    ] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--channels-last/--channels-first",
+            help="Layout of tensors; as `train` and `predict` choose if absent.",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of PyTorch.", min=1)] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.", min=1)] = None,
     channels: Annotated[int | None, typer.Option(help="Channels of the image.", min=1)] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes.", min=1)] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="How long to measure: 20 for the machine, 10 for a network.", min=0.1)
+        float | None,
+        typer.Option(
+            help="How long to measure: 20 for the machine, 10 for each side of a network, its start not counted.",
+            min=0.1,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="With --roofline: write the JSON to this file too.", dir_okay=False)
@@ -47,28 +80,57 @@ def bench(
         bool, typer.Option("--rows", help="Print what bounds each layer, and time nothing.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with exact numbers.")] = False,
+    side: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Time a network, beside what the machine could do; `--roofline` measures the machine, once."""
-    if name is None and not roofline:
-        raise UsageError("say what to time: a network, or the machine itself with --roofline.")
-    if name is not None and (roofline or out is not None):
-        raise UsageError("--roofline and --out measure the machine, and take no network.")
-    if name is None and rows:
-        raise UsageError("--rows is for a network: convatlas bench NAME --rows.")
-    from convatlas.measure.timing import threads_set
+    """Time networks, beside what the machine could do and beside peers; `--roofline` measures the machine, once."""
+    if side is not None:
+        from convatlas.cli.side import run
 
-    with threads_set(threads):
-        if name is None:
+        run(side)
+        return
+    if not names and not roofline:
+        raise UsageError("say what to time: a network, or the machine itself with --roofline.")
+    if names and (roofline or out is not None):
+        raise UsageError("--roofline and --out measure the machine, and take no network.")
+    if not names and rows:
+        raise UsageError("--rows is for a network: convatlas bench NAME --rows.")
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(
+            f"there is no dtype {dtype!r}.{did_you_mean(dtype, DTYPES)} Known: {', '.join(DTYPES)}."
+        )
+    if not names:
+        from convatlas.measure.timing import threads_set
+
+        with threads_set(threads):
             _machine(seconds, out, as_json=as_json)
-        else:
-            found = target.resolve(
-                name, image_size=image_size, channels=channels, classes=classes, real=not rows
-            )
-            setting = Setting(batch, train, dtype, channels_last)
-            if rows:
-                _bounds(found, setting, as_json=as_json)
-            else:
-                _network(found, setting, SECONDS if seconds is None else seconds, as_json=as_json)
+        return
+    sizes: dict[str, Any] = {"image_size": image_size, "channels": channels, "classes": classes}
+    if rows:
+        for name in names:
+            _bounds(name, sizes, batch, dtype or "fp32", threads, train=train, as_json=as_json)
+        return
+    from convatlas.cli import speed
+
+    wanted = speed.Wanted(
+        batch=batch,
+        train=train,
+        data=data,
+        against=tuple(peer.value for peer in against or ()),
+        peer_amp=peer_amp,
+        rounds=rounds,
+        seconds=SECONDS if seconds is None else seconds,
+        dtype=dtype,
+        channels_last=channels_last,
+        threads=threads,
+        **sizes,
+    )
+    results: list[Any] = []
+    for name in names:
+        results.append(speed.compare(name, wanted, console.say))
+        if not as_json:
+            speed.show(results[-1])
+    if as_json:
+        console.write_json(speed.told(results))
 
 
 # --- the machine ----------------------------------------------------------------------------------------
@@ -114,62 +176,28 @@ def _roof_cells(roof: Roof) -> list[tuple[object, ...]]:
     return cells
 
 
-# --- a network ------------------------------------------------------------------------------------------
+# --- what bounds each layer -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """How a network is run."""
-
-    batch: int
-    train: bool
-    dtype: str
-    channels_last: bool
-
-
-def _network(found: target.Target, setting: Setting, seconds: float, *, as_json: bool) -> None:
-    from convatlas.measure.roof import kept_roof
-    from convatlas.measure.timing import latency
-
-    unknown, bound = "", None
-    try:
-        roof = kept_roof()  # before anything is timed: a damaged file is said at once
-    except UsageError as error:
-        unknown = str(error)
-    else:
-        bound = _bound(found, setting, roof)
-    timing = latency(found.model, found.input_shape, **asdict(setting), seconds=seconds)
-    if as_json:
-        console.write_json(_told(found, setting, timing, bound))
-    else:
-        what = "training step" if setting.train else "inference"
-        layout = ", channels last" if setting.channels_last else ""
-        shape = " x ".join(map(str, found.input_shape))
-        console.show(f"{found.name}: {what} of {setting.batch} x {shape}, {setting.dtype}{layout}")
-        console.show(console.table(("figure", "value", "remark"), _cells(timing, setting.batch, bound)))
-    if unknown:
-        console.say(f"no roofline: {unknown}")
-
-
-def _bound(found: target.Target, setting: Setting, roof: Roof) -> Roofline:
-    from convatlas.measure.roofline import roofline
-
-    return roofline(
-        found.model,
-        roof,
-        found.input_shape,
-        batch=setting.batch,
-        dtype=setting.dtype,
-        train=setting.train,
-    )
-
-
-def _bounds(found: target.Target, setting: Setting, *, as_json: bool) -> None:
+def _bounds(
+    name: str,
+    sizes: Mapping[str, Any],
+    batch: int,
+    dtype: str,
+    threads: int | None,
+    *,
+    train: bool,
+    as_json: bool,
+) -> None:
     """The table of what bounds each layer."""
     from convatlas.measure import roofline_table
     from convatlas.measure.roof import kept_roof
+    from convatlas.measure.roofline import roofline
+    from convatlas.measure.timing import threads_set
 
-    line = _bound(found, setting, kept_roof())
+    found = target.resolve(name, **sizes)
+    with threads_set(threads):
+        line = roofline(found.model, kept_roof(), found.input_shape, batch=batch, dtype=dtype, train=train)
     if as_json:
         console.write_json({"name": found.name, "input_shape": list(found.input_shape), **line.to_json()})
         return
@@ -177,45 +205,3 @@ def _bounds(found: target.Target, setting: Setting, *, as_json: bool) -> None:
     console.show("")
     for sentence in roofline_table.sentences(line):
         console.show(sentence)
-
-
-def _cells(timing: Timing, batch: int, bound: Roofline | None) -> list[tuple[object, ...]]:
-    """What, how much, and a remark."""
-    low, high = (f"{seconds * 1e3:.4g}" for seconds in (timing.low, timing.high))
-    cells: list[tuple[object, ...]] = [
-        ("latency", f"{timing.median * 1e3:.4g} ms", f"quartiles {low} to {high}, {timing.runs} runs"),
-        ("images a second", f"{batch / timing.median:.4g}", ""),
-    ]
-    if bound is not None:
-        share = bound.memory_bound_share
-        cells += [
-            ("roofline", f"{bound.seconds * 1e3:.4g} ms", f"{share:.0%} of it in rows that memory bounds"),
-            ("arithmetic alone", f"{bound.arithmetic_seconds * 1e3:.4g} ms", ""),
-            ("reached", f"{bound.seconds / timing.median:.0%}", "of the roofline"),
-        ]
-    return cells
-
-
-def _told(found: target.Target, setting: Setting, timing: Timing, bound: Roofline | None) -> dict[str, Any]:
-    from convatlas.measure.machine import machine, versions
-
-    told: dict[str, Any] = {
-        "name": found.name,
-        "input_shape": list(found.input_shape),
-        **asdict(setting),
-        "seconds": timing.to_json(),
-        "images_per_second": setting.batch / timing.median,
-        "roofline": None,
-        "machine": machine(),
-        "versions": versions(),
-    }
-    if bound is not None:
-        told["roofline"] = {
-            "seconds": bound.seconds,
-            "arithmetic_seconds": bound.arithmetic_seconds,
-            "memory_seconds": bound.memory_seconds,
-            "memory_bound_share": bound.memory_bound_share,
-            "reached": bound.seconds / timing.median,
-            "measured": bound.roof.measured,
-        }
-    return told

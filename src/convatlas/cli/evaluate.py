@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from convatlas.cli import console
+from convatlas.cli import console, process
 from convatlas.cli.train import accuracy
 
 
@@ -29,6 +29,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every prediction.")] = False,
 ) -> None:
     """Print accuracy with its 95 % interval, and bring the run's report up to date."""
+    process.keep_memory()
     from convatlas import api
 
     loaded = api.Run.load(run)

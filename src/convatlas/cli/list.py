@@ -29,7 +29,7 @@ def list_networks(
     first, last = _span(year)
     low = console.quantity(min_params) if min_params is not None else 0
     high = console.quantity(max_params) if max_params is not None else None
-    from convatlas.api import find, list_models
+    from convatlas.models import find, list_models
 
     specs = [find(name) for name in list_models(pattern, family=family, task=task)]
     if not specs and pattern != "*" and family is None and task is None:
@@ -76,8 +76,8 @@ def parameters(name: str) -> int:
 
     Those of auxiliary heads are left out, as in the papers.
     """
-    from convatlas.api import create_model
     from convatlas.layers.blueprint import blueprint
+    from convatlas.models import create_model
 
     with blueprint():
         network = create_model(name)

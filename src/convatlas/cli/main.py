@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -26,6 +25,7 @@ from convatlas.cli import (
     evaluate,
     lint,
     predict,
+    process,
     recommend,
     train,
 )
@@ -100,29 +100,11 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     kept = [word for position, word in enumerate(given) if word != "--debug" or position > until]
     code = 0
     try:
-        with console.streams(), _patient_threads():
+        with console.streams(), process.owned(arguments is None), process.patient_threads():
             code = _exit_code(kept, given, debug=len(kept) < len(given))
     except ResourceError:  # the last of the output did not go through, and there is nowhere to say so
         code = code or ResourceError.exit_code
     sys.exit(code)
-
-
-@contextmanager
-def _patient_threads() -> Generator[None]:
-    """Let OpenMP's threads sleep while they wait for each other, unless the user has said otherwise.
-
-    By default they spin, and where other programs want the same cores a training step is spent spinning: LeNet-5 on
-    two busy cores makes 160 images a second, and 1,000 so. The results are the same bits. OpenMP reads this when
-    torch is loaded, so the process of the command line is the place to set it.
-    """
-    if "OMP_WAIT_POLICY" in os.environ:
-        yield
-        return
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    try:
-        yield
-    finally:
-        del os.environ["OMP_WAIT_POLICY"]
 
 
 def _exit_code(arguments: list[str], given: list[str], *, debug: bool) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from convatlas.cli import console
+from convatlas.cli import console, process
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,6 +37,7 @@ def predict(
     workers: Annotated[int, typer.Option(help="Threads that decode.", min=0)] = 0,
 ) -> None:
     """Print the likeliest classes of every image, decoded and resized as in training."""
+    process.keep_memory()
     from convatlas import api
     from convatlas.files import make_folder, write_durable
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from convatlas.cli import console
+from convatlas.cli import console, process
 from convatlas.cli.launch import follow_agent, is_alone, launch
 from convatlas.errors import UsageError
 
@@ -53,7 +53,9 @@ def train(
         str | None,
         typer.Option(metavar="STAGE", help="Hold what comes up to this stage, by name or number, as it is."),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="quick, or the recipe of a paper.")] = "quick",
+    recipe: Annotated[
+        str | None, typer.Option(help="quick, or the recipe of a paper.  [default: quick]")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Replace a field of the recipe; may be repeated."),
@@ -62,7 +64,10 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; the first free runs/DATA-MODEL if absent.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of split, first weights, order and augmentation.", min=0)] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of split, first weights, order and augmentation.  [default: 0]", min=0),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Go on with this run; WHERE only if the images have moved."),
@@ -81,7 +86,25 @@ def train(
     early_stopping: Annotated[
         int | None, typer.Option(help="Stop after so many epochs without a better val score.")
     ] = None,
-    precision: Annotated[Literal["32", "bf16"] | None, typer.Option(help="Of the arithmetic.")] = None,
+    precision: Annotated[
+        Literal["auto", "32", "bf16"],
+        typer.Option(help="Of the arithmetic; auto goes by network and device."),
+    ] = "auto",
+    tune: Annotated[
+        Literal["rule", "full"],
+        typer.Option(help="How speed settings are found: by rule, or by measuring candidates here."),
+    ] = "rule",
+    from_run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Repeat network, recipe, seed and speed settings of this run; options go before it.",
+        ),
+    ] = None,
+    checkpoint_activations: Annotated[
+        bool,
+        typer.Option("--checkpoint-activations", help="Compute activations again: less memory, more time."),
+    ] = False,
     find_lr: Annotated[bool, typer.Option("--find-lr", help="Look for the learning rate first.")] = False,
     group_by: Annotated[
         str | None,
@@ -152,12 +175,11 @@ def train(
         "resize": resize,
         "balance": balance,
         "early_stopping": early_stopping,
-        "precision": precision,
         "freeze": freeze,
         "batch_norm": batch_norm,
     }
     given = {name: value for name, value in flags.items() if value is not None}
-    if where is None and resume is None:
+    if where is None and resume is None and from_run is None:
         raise UsageError(
             "there is nothing to train on. Give a folder of images, or 'digits' for the built-in ones."
         )
@@ -191,6 +213,10 @@ def train(
             workers=workers,
             nodes=nodes,
             convert_world=convert_world,
+            precision=precision,
+            tune=tune,
+            checkpoint_activations=checkpoint_activations,
+            own_process=process.is_own(),
         ),
         "safety": _safety({"on_nan": on_nan, "checkpoint_steps": checkpoint_steps}, resume),
         "notify": announce,
@@ -206,8 +232,10 @@ def train(
                 "val_share": val_share,
                 "test_share": test_share,
             }
+            if from_run is not None:
+                reading = {name: value for name, value in reading.items() if _is_given(context, name)}
             run = api.train(
-                where or "digits",
+                where,
                 model,
                 recipe,
                 out,
@@ -218,6 +246,7 @@ def train(
                 reading=reading,
                 find_lr=find_lr,
                 auto_resume=auto_resume,
+                from_run=from_run,
                 observer=observer,
                 **common,
             )
@@ -286,6 +315,7 @@ def _announce(decided: Mapping[str, Any]) -> None:
         *start_lines(decided),
         ("recipe", f"{decided['recipe_name']}: {_recipe_line(recipe)}"),
         *(("", note) for note in decided["notes"]),
+        *speed_lines(decided),
         *(("", line) for line in sentences(decided)),
         ("run", decided["path"]),
     ]
@@ -303,6 +333,14 @@ def start_lines(decided: Mapping[str, Any]) -> list[tuple[str, str]]:
     if start.get("held"):
         lines.append(("", f"Held as they are: {', '.join(start['held'])}."))
     return lines
+
+
+def speed_lines(decided: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the run is computed; and what came of measuring, where that was asked for."""
+    from convatlas.train.speed import Speed
+
+    speed = Speed.of_run(decided)
+    return [("speed", speed.words()), *([("", speed.reason)] if "tuning" in decided else [])]
 
 
 def _recipe_line(recipe: Mapping[str, Any]) -> str:

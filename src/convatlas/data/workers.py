@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from convatlas import allocator
 from convatlas.errors import ConvAtlasError, DataError, ResourceError
 
 Job = TypeVar("Job")
@@ -205,6 +206,7 @@ def _serve(
     for stranger in strangers:
         stranger.close()
     torch.set_num_threads(1)
+    allocator.as_usual()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while os.getppid() == parent:
             if not pipe.poll(_ORPHAN_CHECK_SECONDS):

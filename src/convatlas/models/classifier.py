@@ -122,8 +122,11 @@ class Classifier(nn.Module):
     def run_features(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield each child's name and output, in order; the last output is that of `features`."""
         for name, child in self.features.named_children():
-            save = self.grad_checkpointing and torch.is_grad_enabled()
-            x = recompute(child, x) if save else child(x)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                for block in _blocks(child):
+                    x = recompute(block, x)
+            else:
+                x = child(x)
             yield name, x
 
     def forward_intermediates(
@@ -217,7 +220,9 @@ class Classifier(nn.Module):
         return nn.Linear(self.head_hidden_size, num_classes)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the outputs of `features`' children for the backward pass, and compute the rest again.
+        """Keep only the outputs of blocks for the backward pass, and compute the rest again.
+
+        A block is a child of `features`, or a child of a stage that is a sequence of blocks.
 
         Gradients and BatchNorm statistics are those of the ordinary pass (Chen et al., "Training Deep Nets
         with Sublinear Memory Cost", 2016).
@@ -231,3 +236,12 @@ class Classifier(nn.Module):
         """
         del origin
         return None
+
+
+def _blocks(child: nn.Module) -> Sequence[nn.Module]:
+    """The parts of a stage, if it is a sequence of modules that are made of modules; else the child as it is."""
+    parts = list(child.children())
+    in_order = type(child).forward is nn.Sequential.forward
+    return (
+        parts if in_order and parts and all(any(True for _ in part.children()) for part in parts) else [child]
+    )

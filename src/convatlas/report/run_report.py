@@ -32,6 +32,7 @@ from convatlas.train import processes
 from convatlas.train.origin import sentences
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
+from convatlas.train.speed import Speed
 
 LARGEST_MATRIX = 120  # classes; a larger confusion matrix is not drawn
 NUMBERS_UP_TO = 24  # classes; up to here each cell of the matrix shows its count
@@ -98,6 +99,7 @@ def render(
         "harder": _harder(decided["recipe"]),
         "machine": _machine(decided.get("machine") or {}),
         "published": any(paper for _, _, paper in table.facts(cost, find(run.spec.model))),
+        "speed": Speed.of_run(decided),
         "processes": processes.sentences(decided),
         "command": shlex.join([*map(str, decided.get("command", [])), *processes.options(decided)]),
         "left_out": [_left_out(bad) for bad in data.bad[:LEFT_OUT_SHOWN]] if data else [],

@@ -18,24 +18,27 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float, held: Sequence[str] = ()) -> None:
         """`held`: modules whose state never changes; it is not averaged, which could turn -0 into 0."""
         self.decay = decay
-        self._held = tuple(f"{name}." for name in held)
         self.shadow = {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move the mean towards the weights after optimiser step number `step` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        means: list[Tensor] = []
-        values: list[Tensor] = []
+        # the network's own tensors, which keep their places: asking for a state dict takes longer than the mean
+        self._means: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._copied: list[tuple[Tensor, Tensor]] = []
         for name, value in model.state_dict().items():
-            if name.startswith(self._held):
+            if name.startswith(tuple(f"{each}." for each in held)):
                 continue
             if value.is_floating_point():
-                means.append(self.shadow[name])
-                values.append(value)
+                self._means.append(self.shadow[name])
+                self._values.append(value)
             else:
-                self.shadow[name].copy_(value)
-        torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+                self._copied.append((self.shadow[name], value))
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the mean towards the weights after optimiser step number `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._means, self._values, 1 - decay)  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+        for mean, value in self._copied:
+            mean.copy_(value)
 
     @torch.no_grad()
     def load(self, shadow: dict[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ def training_batches(
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
+    channels_last: bool = True,
 ) -> Batches:
     """The training split, shuffled and augmented as the recipe says, for one of `world` processes."""
     return Batches(
@@ -29,5 +30,5 @@ def training_batches(
         rank=rank,
         world=world,
         balance=recipe.balance == "sampling",
-        channels_last=recipe.channels_last,
+        channels_last=channels_last,
     )

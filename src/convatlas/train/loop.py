@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -23,39 +22,25 @@ from torchmetrics import Metric
 
 from convatlas.data import Batch, Batches
 from convatlas.errors import Interrupted, NumericError
-from convatlas.files import AppendLog, commit, forget_after, make_folder
+from convatlas.files import commit, forget_after, make_folder
 from convatlas.models.classifier import Classifier
 from convatlas.randomness import preserved, seed_step
 from convatlas.train import checkpoint, params
 from convatlas.train.checkpoint import State
+from convatlas.train.computed import computed, laid_out
 from convatlas.train.ema import Ema
+from convatlas.train.logs import Clock, Logs
 from convatlas.train.observer import Observer
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
+from convatlas.train.safety import ROLLBACKS, RolledBack, Safety, carry_over, leave_out, statistics, stopped
 from convatlas.train.signals import StopRequest, listening
+from convatlas.train.speed import Speed
+from convatlas.train.step import NotFinite, Step
 from convatlas.train.task import Task
 from convatlas.weights import save_weights
 
 LINES_PER_EPOCH = 20  # of the training loss in metrics.jsonl
-SKIPS_IN_A_ROW = 10  # so many steps without a finite number, and there is nothing left to save
-ROLLBACKS = 5
-
-
-@dataclass(frozen=True)
-class Safety:
-    """What happens when a number is not finite, and how often a checkpoint is written within an epoch."""
-
-    on_nan: Literal["stop", "skip", "rollback"] = "stop"
-    checkpoint_steps: int = 0  # 0: only after epochs and after `checkpoint_seconds`
-    checkpoint_seconds: float = 600.0
-
-
-class _NotFinite(Exception):  # noqa: N818
-    """A loss or a gradient of this step is not finite."""
-
-
-class _RolledBack(Exception):  # noqa: N818
-    """The state is that of an earlier checkpoint now."""
 
 
 class Loop:
@@ -67,6 +52,7 @@ class Loop:
         task: Task,
         model: nn.Module,
         recipe: Recipe,
+        speed: Speed,
         train: Batches,
         val: Batches,
         folder: RunFolder,
@@ -83,12 +69,15 @@ class Loop:
         self.observer = observer if observer and fabric.is_global_zero else Observer()
         self.total_steps = recipe.epochs * train.steps
         self.log_every = max(1, train.steps // LINES_PER_EPOCH)
-        if recipe.channels_last:
-            model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.plain = model  # without the engine's wrapper: its names are those of the checkpoint
+        self.speed = speed
+        self.plain = model = laid_out(
+            model, speed
+        )  # without the engine's wrapper: its names are those of the checkpoint
         held = params.hold(model, recipe)
-        self.model, self.optimizer = fabric.setup(model, params.optimizer(model, recipe))
+        self.model, self.optimizer = fabric.setup(model, params.optimizer(model, recipe, fused=speed.fused))
+        self.step = Step(task, self.model, self.plain, recipe, fabric)
         self.ema = Ema(model, recipe.ema, held) if recipe.ema else None
+        self.logs = Logs(folder, writes=fabric.is_global_zero)
         self.state = State()
         self._saved_at = time.monotonic()
 
@@ -98,23 +87,30 @@ class Loop:
         Raises `Interrupted` after a signal (with a checkpoint written), `NumericError` when a number is
         not finite and the policy is to stop, `ResourceError` when the disk refuses.
         """
-        with preserved(), listening() as stop, closing(self.train_batches), closing(self.val_batches):
+        with (
+            preserved(),
+            computed(self.plain, self.speed),
+            listening() as stop,
+            closing(self.train_batches),
+            closing(self.val_batches),
+            closing(self.logs),
+        ):
             self._restore()
-            with self._logs():
-                self.observer.started(
-                    steps=self.total_steps,
-                    steps_per_epoch=self.train_batches.steps,
-                    epochs=self.recipe.epochs,
-                    step=self.state.step,
-                )
-                if self.state.step == 0:
-                    self._save()  # so that there is always something to go on from
-                while not self.state.stopped_early and self.state.validated < self.recipe.epochs:
-                    try:
-                        self._epoch(stop)
-                    except _RolledBack:
-                        continue
-                self.observer.ended()
+            self.logs.open(self.state)
+            self.observer.started(
+                steps=self.total_steps,
+                steps_per_epoch=self.train_batches.steps,
+                epochs=self.recipe.epochs,
+                step=self.state.step,
+            )
+            if self.state.step == 0:
+                self._save()  # so that there is always something to go on from
+            while not self.state.stopped_early and self.state.validated < self.recipe.epochs:
+                try:
+                    self._epoch(stop)
+                except RolledBack:
+                    continue
+            self.observer.ended()
         if self.state.best_epoch is None:
             raise NumericError(
                 "the validation loss was not finite after any epoch; there are no weights to keep."
@@ -124,7 +120,7 @@ class Loop:
     def _epoch(self, stop: StopRequest) -> None:
         """What is left of the epoch in which the state stands: steps, validation, checkpoint."""
         state, epoch = self.state, self.state.validated
-        clock = _Clock()
+        clock = Clock()
         self.model.train()
         if isinstance(self.plain, Classifier):
             self.plain.set_progress(epoch / self.recipe.epochs)
@@ -141,16 +137,14 @@ class Loop:
                     self._save()
         trained = clock.seconds()
         self._validate(epoch, stop)
-        if self._timing is not None and clock.images:
-            self._timing.append(
-                {
-                    "kind": "epoch",
-                    "epoch": epoch + 1,
-                    "seconds": round(trained, 4),
-                    "images_per_second": round(clock.images / trained, 1),
-                    "waiting_share": round(clock.waited / trained, 4),
-                    "validation_seconds": round(clock.seconds() - trained, 4),
-                }
+        if clock.images:
+            self.logs.time(
+                kind="epoch",
+                epoch=epoch + 1,
+                seconds=round(trained, 4),
+                images_per_second=round(clock.images / trained, 1),
+                waiting_share=round(clock.waited / trained, 4),
+                validation_seconds=round(clock.seconds() - trained, 4),
             )
         self._save()
 
@@ -166,105 +160,53 @@ class Loop:
         if state.step in state.skipped:  # known to break, since a rollback
             state.step += 1
             return
-        buffers = self._buffers() if self.safety.on_nan == "skip" else {}
+        before = statistics(self.plain) if self.safety.on_nan == "skip" else {}
         try:
-            loss, norm = self._gradients(batch)
-        except _NotFinite as problem:
-            self._not_finite(str(problem), batch, buffers)
+            loss, norm = self.step.gradients(batch)
+        except NotFinite as problem:
+            self._not_finite(str(problem), batch, before)
             return
         self.optimizer.step()
         if self.ema is not None:
-            self.ema.update(self.plain, state.step)
+            self.ema.update(state.step)
         state.step += 1
         state.window_loss += loss
         state.window_count += 1
         if state.step % self.log_every == 0:
             mean, state.window_loss, state.window_count = state.window_loss / state.window_count, 0.0, 0
-            self._log(kind="train", epoch=epoch + 1, step=state.step, loss=mean, lr=lr, grad_norm=norm)
+            self.logs.metric(kind="train", epoch=epoch + 1, step=state.step, loss=mean, lr=lr, grad_norm=norm)
         self.observer.stepped(
             step=state.step, epoch=epoch + 1, loss=loss, lr=lr, images=len(batch) * self.fabric.world_size
         )
 
-    def _gradients(self, batch: Batch) -> tuple[float, float]:
-        """Leave gradients in the parameters; give the mean loss over all processes and the gradient's norm.
-
-        Raises `_NotFinite`, naming the part of the loss or the parameter.
-        """
-        pieces = batch.split(self.recipe.accumulate)
-        parts: dict[str, Tensor] = {}
-        for number, piece in enumerate(pieces, 1):
-            share = len(piece) / len(batch)
-            with self.fabric.no_backward_sync(self.model, enabled=number < len(pieces)):  # pyright: ignore[reportArgumentType]
-                losses = self.task.losses(self.model, piece)
-                self.fabric.backward(torch.stack([loss * share for loss in losses.values()]).sum())
-            for name, loss in losses.items():
-                parts[name] = parts.get(name, torch.zeros_like(loss)) + loss.detach() * share
-        values = self._mean_over_processes(torch.stack([loss.double() for loss in parts.values()])).tolist()
-        for name, value in zip(parts, values, strict=True):
-            if not np.isfinite(value):
-                raise _NotFinite(f"the {name} loss is {value}")
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.plain.parameters(), self.recipe.clip_norm or float("inf")
-        ).item()
-        if not np.isfinite(norm):
-            broken = next(
-                (
-                    name
-                    for name, parameter in self.plain.named_parameters()
-                    if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
-                ),
-                "all parameters together",
-            )
-            raise _NotFinite(f"the gradient of {broken} is not finite")
-        return sum(values), norm
-
-    def _not_finite(self, problem: str, batch: Batch, buffers: Mapping[str, Tensor]) -> None:
+    def _not_finite(self, problem: str, batch: Batch, before: dict[str, Tensor]) -> None:
         """Stop, skip or roll back. The weights have not been touched by this step."""
-        state, policy = self.state, self.safety.on_nan
-        files = ", ".join(self._files(batch))
-        message = f"step {state.step + 1}: {problem}. The batch was: {files}."
-        if policy == "stop":
-            raise NumericError(
-                f"{message} Nothing of this step was kept. Lower the learning rate, clip gradients "
-                "(--set clip_norm=1), or go on with --on-nan skip or --on-nan rollback."
-            )
-        step = state.step
-        if policy == "skip":
-            for (
-                name,
-                buffer,
-            ) in self.plain.named_buffers():  # running statistics that the forward pass spoiled
-                buffer.copy_(buffers[name])
-            self.optimizer.zero_grad(set_to_none=True)
-            state.skipped.append(step)
-            state.step += 1
-            last = state.skipped[-SKIPS_IN_A_ROW:]
-            if len(last) == SKIPS_IN_A_ROW and last[-1] - last[0] == SKIPS_IN_A_ROW - 1:
-                raise NumericError(
-                    f"{message} It was the {SKIPS_IN_A_ROW}th step in a row that had to be skipped."
-                )
-            self._log(kind="skipped", step=step + 1, reason=problem)
-            self.observer.noted(f"skipped {message}")
-            return
-        rollbacks, scale, skipped = state.rollbacks + 1, state.lr_scale / 2, [*state.skipped, step]
-        if rollbacks > ROLLBACKS:
-            raise NumericError(f"{message} {ROLLBACKS} rollbacks did not help.")
-        self._restore()
-        self.state.rollbacks, self.state.lr_scale, self.state.skipped = rollbacks, scale, skipped
-        self._close_logs()
-        self._open_logs()
-        self._log(kind="rollback", step=step + 1, to=self.state.step, lr_scale=scale, reason=problem)
-        self.observer.noted(f"rolled back to step {self.state.step}, learning rate halved: {message}")
-        raise _RolledBack
+        state, broken = self.state, self.state.step + 1
+        message = f"step {broken}: {problem}. The batch was: {', '.join(self._files(batch))}."
+        match self.safety.on_nan:
+            case "stop":
+                raise stopped(message)
+            case "skip":
+                self.optimizer.zero_grad(set_to_none=True)
+                leave_out(state, self.plain, before, message)
+                self.logs.metric(kind="skipped", step=broken, reason=problem)
+                self.observer.noted(f"skipped {message}")
+            case "rollback":
+                if state.rollbacks == ROLLBACKS:
+                    raise NumericError(f"{message} {ROLLBACKS} rollbacks did not help.")
+                self._restore()
+                carry_over(state, self.state)
+                back, scale = self.state.step, self.state.lr_scale
+                self.logs.open(self.state)
+                self.logs.metric(kind="rollback", step=broken, to=back, lr_scale=scale, reason=problem)
+                self.observer.noted(f"rolled back to step {back}, learning rate halved: {message}")
+                raise RolledBack
 
     def _files(self, batch: Batch, limit: int = 8) -> list[str]:
         split = self.train_batches.split
         key_of = dict(zip(split.ids.tolist(), split.keys, strict=True))
         keys = [key_of[number] for number in batch.ids.tolist()]
         return keys[:limit] + ([f"and {len(keys) - limit} more"] if len(keys) > limit else [])
-
-    def _buffers(self) -> dict[str, Tensor]:
-        return {name: buffer.clone() for name, buffer in self.plain.named_buffers()}
 
     # --- validation -------------------------------------------------------------------------------------
 
@@ -292,7 +234,7 @@ class Loop:
             "best": better,
             "weights": "ema" if self.ema else "model",
         }
-        self._log(kind="val", **record, **values)
+        self.logs.metric(kind="val", **record, **values)
         self.observer.evaluated({**record, **values})
         waited = state.validated - (state.best_epoch or 0)
         if self.recipe.early_stopping and waited >= self.recipe.early_stopping:
@@ -353,14 +295,12 @@ class Loop:
     def _save(self) -> None:
         """Commit a checkpoint, on rank 0; the others wait."""
         self.observer.saving(step=self.state.step)
-        if self._metrics is not None and self._timing is not None:
-            self._metrics.sync()
-            self._timing.sync()
-            state = self.state
-            state.metrics_offset, state.timing_offset = self._metrics.offset, self._timing.offset
+        if self.fabric.is_global_zero:
+            self.logs.sync(self.state)
             for what, now in self._here().items():
-                setattr(state, what, now)
-            checkpoint.save(make_folder(self.folder.checkpoints), state, self.plain, self.optimizer, self.ema)
+                setattr(self.state, what, now)
+            folder = make_folder(self.folder.checkpoints)
+            checkpoint.save(folder, self.state, self.plain, self.optimizer, self.ema)
         self._saved_at = time.monotonic()
         self.fabric.barrier()
 
@@ -395,30 +335,6 @@ class Loop:
             "torch": torch.__version__,
         }
 
-    @contextmanager
-    def _logs(self) -> Generator[None]:
-        try:
-            self._open_logs()
-            yield
-        finally:
-            self._close_logs()
-
-    def _open_logs(self) -> None:
-        """On rank 0: both logs, cut back to where the checkpoint was."""
-        self._metrics = self._timing = None
-        if self.fabric.is_global_zero:
-            self._metrics = AppendLog(self.folder.metrics_path, self.state.metrics_offset)
-            self._timing = AppendLog(self.folder.timing_path, self.state.timing_offset)
-
-    def _close_logs(self) -> None:
-        for log in (self._metrics, self._timing):
-            if log is not None:
-                log.close()
-
-    def _log(self, **record: Any) -> None:
-        if self._metrics is not None:
-            self._metrics.append(record)
-
     # --- several processes ------------------------------------------------------------------------------
 
     def _share_buffers(self) -> None:
@@ -430,11 +346,6 @@ class Loop:
             if self.ema is not None and name in self.ema.shadow:
                 dist.broadcast(self.ema.shadow[name], 0)
 
-    def _mean_over_processes(self, values: Tensor) -> Tensor:
-        if self.fabric.world_size == 1:
-            return values
-        return self.fabric.all_reduce(values, reduce_op="mean")  # pyright: ignore[reportReturnType]
-
     def _agreed(self, *flags: bool) -> list[bool]:
         """Each flag, true if it is true in any process: all of them stop and save at the same step."""
         if self.fabric.world_size == 1:
@@ -443,24 +354,3 @@ class Loop:
             torch.tensor(flags, dtype=torch.float32, device=self.fabric.device), reduce_op="sum"
         )
         return [bool(flag) for flag in total.tolist()]  # pyright: ignore[reportAttributeAccessIssue]
-
-
-class _Clock:
-    """Seconds of an epoch, and how many of them the loop waited for data."""
-
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self.waited = 0.0
-        self.images = 0
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        while True:
-            asked = time.monotonic()
-            batch = next(batches, None)
-            self.waited += time.monotonic() - asked
-            if batch is None:
-                return
-            yield batch

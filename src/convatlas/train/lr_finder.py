@@ -22,8 +22,10 @@ from convatlas.data import Batch, Batches, Data, Preprocessing
 from convatlas.errors import NumericError
 from convatlas.randomness import preserved, seed_step
 from convatlas.train import params
+from convatlas.train.computed import computed, laid_out
 from convatlas.train.feed import training_batches
 from convatlas.train.recipe import Recipe
+from convatlas.train.speed import Speed
 from convatlas.train.task import Classification
 
 SMOOTHING = 0.9  # of the running mean of the loss
@@ -49,6 +51,7 @@ def find_learning_rate(
     recipe: Recipe,
     preprocessing: Preprocessing,
     task: type[Classification],
+    speed: Speed,
     *,
     seed: int = 0,
     lowest: float = 1e-6,
@@ -64,21 +67,19 @@ def find_learning_rate(
     fabric = Fabric(
         accelerator=accelerator,
         devices=1,
-        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if speed.precision == "bf16" else "32-true",
     )
-    trial = copy.deepcopy(model)
-    if recipe.channels_last:
-        trial = trial.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    trial = laid_out(copy.deepcopy(model), speed)
     # without momentum's warm-up or clipping the loss answers to the rate of this very step
     plain = replace(recipe, clip_norm=0.0)
     params.hold(trial, plain)
-    network, optimizer = fabric.setup(trial, params.optimizer(trial, plain))
+    network, optimizer = fabric.setup(trial, params.optimizer(trial, plain, fused=speed.fused))
     objective = task.of(data, plain)
-    batches = training_batches(data, recipe, preprocessing, seed=seed)
+    batches = training_batches(data, recipe, preprocessing, seed=seed, channels_last=speed.channels_last)
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
-    with preserved(), closing(batches):
+    with preserved(), closing(batches), computed(trial, speed):
         network.train()
         for step, batch in zip(range(steps), _endless(batches), strict=False):
             seed_step(seed, step)

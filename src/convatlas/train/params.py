@@ -101,18 +101,18 @@ def _classifier(model: nn.Module) -> Classifier:
     return model
 
 
-def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over `groups`, in its fused form (one pass over each tensor)."""
+def optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> torch.optim.Optimizer:
+    """The recipe's optimiser over `groups`; `fused`, it passes over each tensor once."""
     parameters = groups(model, recipe)
     match recipe.optimizer:
         case "sgd":
             return torch.optim.SGD(
-                parameters, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True
+                parameters, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused
             )
         case "adam":
-            return torch.optim.Adam(parameters, lr=recipe.lr, betas=recipe.betas, fused=True)
+            return torch.optim.Adam(parameters, lr=recipe.lr, betas=recipe.betas, fused=fused)
         case "adamw":
-            return torch.optim.AdamW(parameters, lr=recipe.lr, betas=recipe.betas, fused=True)
+            return torch.optim.AdamW(parameters, lr=recipe.lr, betas=recipe.betas, fused=fused)
 
 
 def state_by_name(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from convatlas.files import read_untrusted
 from convatlas.train import schedule
 
 Number = tuple[float, ...]
+MOVED = {"precision": "--precision", "channels_last": "--tune full"}  # how it is computed: see `speed.py`
 MAX_TOML_BYTES = 2**14  # parsing a dotted key takes time with the square of its length
 
 
@@ -92,8 +93,6 @@ class Recipe:
     # what is kept and when to stop
     ema: float = 0.0  # decay; 0: no average
     early_stopping: int = 0  # epochs without a better validation score; 0: never
-    precision: Literal["32", "bf16"] = "32"
-    channels_last: bool = True
 
     def __post_init__(self) -> None:
         for field, (low, high) in _RANGES.items():
@@ -167,7 +166,8 @@ class Recipe:
         if not isinstance(value, dict):
             raise BadCheckpoint(f"a recipe is a table of settings, not {value!r}.")
         try:
-            return Recipe().with_settings({str(key): item for key, item in value.items()})
+            settings = {str(key): item for key, item in value.items() if key not in MOVED}
+            return Recipe().with_settings(settings)
         except UsageError as error:
             raise BadCheckpoint(f"the recipe of this run cannot be read: {error}") from error
 
@@ -176,6 +176,10 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with their values as the fields' types. Raises `UsageError` as `with_settings` does."""
     hints = get_type_hints(Recipe)
     for key in settings:
+        if key in MOVED:
+            raise UsageError(
+                f"{key} is no setting of a recipe: it says how the same arithmetic is computed. See {MOVED[key]}."
+            )
         if key not in hints:
             raise UsageError(
                 f"a recipe has no setting {key!r}.{did_you_mean(key, hints)} Known: {', '.join(sorted(hints))}."

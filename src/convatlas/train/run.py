@@ -46,10 +46,14 @@ FIELDS: dict[str, tuple[type, ...]] = {  # of run.json, and what they may be
     "versions": (dict,),
     "machine": (dict,),
 }
+# Runs of the first version have none; `tuning` and `asked` are there where candidates were measured.
 LATER: dict[str, tuple[type, ...]] = {
     "start": (dict,),
+    "speed": (dict,),
+    "tuning": (dict,),
+    "asked": (list,),
     "processes": (dict,),
-}  # runs of the first version have none
+}
 START: dict[str, tuple[type, ...]] = {
     "kind": (str,),
     "title": (str,),

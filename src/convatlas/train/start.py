@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from convatlas import allocator
 from convatlas.data import Batches, Data, Preprocessing, open_data
 from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.files import newest
@@ -25,38 +27,63 @@ from convatlas.models import create_model, find
 from convatlas.randomness import key, preserved
 from convatlas.train import agreement, checkpoint, processes
 from convatlas.train.feed import training_batches
-from convatlas.train.loop import Loop, Safety
+from convatlas.train.loop import Loop
 from convatlas.train.observer import Observer
 from convatlas.train.origin import again
 from convatlas.train.params import held
 from convatlas.train.plan import check_wishes, plan
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RUN, RunFolder
+from convatlas.train.safety import Safety
+from convatlas.train.speed import Device, Speed, rule
 from convatlas.train.task import find_task
+from convatlas.train.tune import candidates, measured
 
 Notify = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Where a run is computed.
+    """Where and how a run is computed.
 
     `devices` on each of `nodes` machines, a process for each; None: as many as torchrun or SLURM have started, or one.
     `workers=None`: for images that are decoded while training, as many processes as a rank has cores, at most 8; none
     for those that are held in memory. `convert_world`: go on with another number of processes than before.
+
+    `precision` is a wish; what else `Speed` has is settled by rule, or with `tune="full"` by measuring here. With
+    `checkpoint_activations` a step takes less memory and more time.
     """
 
     devices: int | None = None
     accelerator: str = "auto"
     strategy: str = "auto"
     workers: int | None = None
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    tune: Literal["rule", "full"] = "rule"
+    checkpoint_activations: bool = False
+    own_process: bool = False  # the command line's: only there the allocator may be set
     nodes: int | None = None
     convert_world: bool = False
 
-    def fabric(self, recipe: Recipe) -> Fabric:
+    @property
+    def world(self) -> int:
+        """How many processes share a batch: as many as have been started, or as are asked for."""
+        there = processes.launched()
+        local, nodes = (there.local, there.nodes) if there is not None else (None, None)
+        return (local or self.devices or 1) * (nodes or self.nodes or 1)
+
+    def check(self) -> None:
+        """Raise `UsageError` for what does not go together."""
+        if self.tune == "full" and self.world > 1:
+            raise UsageError(
+                "--tune full measures with one process, and several would each choose for themselves. Measure on one "
+                "device first (--epochs 1), then train with --from-run RUN."
+            )
+
+    def fabric(self, speed: Speed) -> Fabric:
         """The engine, with all processes met."""
         arranged = processes.arrangement(self.devices, self.nodes, self.strategy)
-        precision = "bf16-mixed" if recipe.precision == "bf16" else "32-true"
+        precision = "bf16-mixed" if speed.precision == "bf16" else "32-true"
         return processes.engine(arranged, self.accelerator, precision)
 
 
@@ -76,6 +103,7 @@ def begin(
     notify: Notify | None = None,
     find_rate: bool = False,
     reading: Mapping[str, Any] | None = None,
+    like: str | os.PathLike[str] | None = None,
     auto_resume: bool = False,
 ) -> RunFolder:
     """Train on `where` and give the run's folder.
@@ -83,11 +111,12 @@ def begin(
     `settings` replace fields of the recipe; `reading` goes to `open_data` (val_share, group_by, on_bad);
     `weights` is a wish of `origin.check_wish`; `options` go to the network's constructor;
     `notify` is given what has been decided (run.json) before the first step; `find_rate` looks for the
-    learning rate first; `auto_resume` goes on with the run in `out`, if the same command has begun one there (for
-    launchers that start a command again). Raises `DataError`, `UsageError`, `BadCheckpoint`, `NumericError`,
-    `ResourceError`, `Interrupted`.
+    learning rate first; `like` is a run whose `Speed` is taken; `auto_resume` goes on with the run in `out`, if the
+    same command has begun one there (for launchers that start a command again). Raises `DataError`, `UsageError`,
+    `BadCheckpoint`, `NumericError`, `ResourceError`, `Interrupted`.
     """
     compute, safety, reading = compute or Compute(), safety or Safety(), dict(reading or {})
+    compute.check()
     if out is not None and not auto_resume:
         RunFolder.check_free(Path(out))  # before any work is done
     check_wishes(model, recipe, settings, weights, options)
@@ -95,7 +124,9 @@ def begin(
         where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
     )
     _check_trainable(data)
-    command = _command(data, model, recipe, settings, seed, weights, options, safety, reading, find_rate)
+    command = _command(
+        data, model, recipe, settings, seed, weights, options, safety, reading, find_rate, compute, like
+    )
     if auto_resume and out is not None and (Path(out) / RUN).exists():
         _check_command(Path(out), command)
         return resume(out, where=data, compute=compute, safety=safety, observer=observer, notify=notify)
@@ -130,19 +161,25 @@ def begin(
     if decision.start.learnt:
         start |= decision.start.read(data.classes).fill(network)
     start["held"] = list(held(network, final))
-    fabric = compute.fabric(final)
+    speed = _speed(network, decided, final, compute, like, observer)
+    fabric = compute.fabric(speed)
     agreement.check_same(fabric, data.fingerprint, "begins a run")
     agreement.check_shares(fabric, final, len(data.train))
     decided["processes"] = processes.of(fabric, network, final)
     if find_rate:
         from convatlas.train.lr_finder import find_learning_rate
 
-        look = partial(find_learning_rate, network, data, final, decision.preprocessing, find_task(spec.task))
+        task = find_task(spec.task)
+        look = partial(find_learning_rate, network, data, final, decision.preprocessing, task, speed)
         found = agreement.first(fabric, partial(look, seed=seed, accelerator=compute.accelerator))
         decided["recipe"] = replace(final, lr=found.suggestion).to_json()
         decided["lr_finder"] = found.to_json()
     decided = agreement.first(fabric, lambda: decided)  # where machines differ in a last digit
-    folder = agreement.first(fabric, partial(_new_folder, Path(out) if out else None, data, decided))
+    folder = agreement.first(fabric, partial(_new_folder, Path(out) if out else None, data, decided["model"]))
+    if "tuning" in decided:  # the same command would measure again, and might choose otherwise
+        decided["asked"] = command
+        decided["command"] = ["convatlas", "train", str(data.where), "--from-run", str(folder.path)]
+    agreement.first(fabric, partial(_write, folder, data, decided))
     agreement.check_seen(fabric, folder.path / RUN)
     if notify is not None and fabric.is_global_zero:
         notify({**decided, "path": str(folder.path)})
@@ -162,6 +199,8 @@ def _command(
     safety: Safety,
     reading: Mapping[str, Any],
     find_rate: bool,
+    compute: Compute,
+    like: str | os.PathLike[str] | None,
 ) -> list[str]:
     """The command that does the same again, also for a run that Python began. A folder for it is not named."""
     fields = dict(settings or {})
@@ -180,7 +219,10 @@ def _command(
     for option, value in given.items():
         if value is not None and value != usual.get(option):
             words += [f"--{option.replace('_', '-')}", str(value)]
-    return [*words, "--find-lr"] if find_rate else words
+    words += ["--precision", compute.precision] if compute.precision != "auto" else []
+    words += ["--from-run", str(like)] if like is not None else []
+    flags = {"--find-lr": find_rate, "--checkpoint-activations": compute.checkpoint_activations}
+    return words + [flag for flag, given in flags.items() if given]
 
 
 def resume(
@@ -211,7 +253,7 @@ def resume(
             "Going on would mix two data sets; begin a new run instead."
         )
     recipe = Recipe.from_json(decided["recipe"])
-    fabric = compute.fabric(recipe)
+    fabric = compute.fabric(Speed.of_run(decided))
     agreement.check_same(fabric, source.fingerprint, "goes on with a run")
     agreement.check_shares(fabric, recipe, len(source.train))
     network = _network(decided)
@@ -257,13 +299,16 @@ def _loop(
     observer: Observer | None,
     network: nn.Module,
 ) -> Loop:
-    recipe = Recipe.from_json(decided["recipe"])
+    recipe, speed = Recipe.from_json(decided["recipe"]), Speed.of_run(decided)
+    if compute.own_process and speed.keep_memory:
+        allocator.keep()
     preprocessing = Preprocessing.from_json(decided["preprocessing"])
     task = find_task(decided["task"]).of(data, recipe)
     if recipe.batch_norm == "sync" and fabric.world_size > 1:
         network = synchronise(network, accelerator=fabric.device.type != "cpu")
     place: dict[str, Any] = {"rank": fabric.global_rank, "world": fabric.world_size}
     place["workers"] = agreement.data_workers(fabric, compute.workers)
+    place["channels_last"] = speed.channels_last
     train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **place)
     val = Batches(
         data.val,
@@ -271,13 +316,13 @@ def _loop(
         batch_size=recipe.batch_size * -(-64 // recipe.batch_size),
         shuffle=False,
         drop_last=False,
-        channels_last=recipe.channels_last,
         **place,
     )
     return Loop(
         task=task,
         model=network,
         recipe=recipe,
+        speed=speed,
         train=train,
         val=val,
         folder=folder,
@@ -295,6 +340,39 @@ def _loop(
         safety=safety,
         observer=observer,
     )
+
+
+def _speed(
+    network: nn.Module,
+    decided: dict[str, Any],
+    recipe: Recipe,
+    compute: Compute,
+    like: str | os.PathLike[str] | None,
+    observer: Observer | None,
+) -> Speed:
+    """How the run is computed: as the run `like`, by rule, or as measured here; kept in `decided`."""
+    device = Device.here(compute.accelerator)
+    height, width = decided["preprocessing"]["size"]
+    per_process = max(recipe.batch_size // compute.world, 1)
+    shape = (per_process, decided["options"]["in_channels"], height, width)
+    speed = rule(network, shape, device, precision=compute.precision)
+    if like is not None and compute.precision == "auto":
+        other = RunFolder.open(os.fspath(like)).read_run()
+        if other["model"] == decided["model"]:  # of another network, only the recipe is repeated
+            speed = Speed.of_run(other)
+            speed = replace(speed, reason=f"as in {os.fspath(like)}: {speed.reason}")
+    if compute.checkpoint_activations:
+        speed = replace(speed, recompute=True)
+    if compute.tune == "full":
+        tried = candidates(network, speed, device)
+        if observer is not None:
+            observer.noted(f"measuring {len(tried)} ways to compute this, for two minutes or three")
+        job = {name: decided[name] for name in ("model", "options", "task", "recipe", "seed")}
+        job |= {"shape": shape, "classes": decided["data"]["classes"], "accelerator": compute.accelerator}
+        tuning = measured(tried, job)
+        speed, decided["tuning"] = tuning.chosen, tuning.to_json()
+    decided["speed"] = speed.to_json()
+    return speed
 
 
 def _network(decided: Mapping[str, Any]) -> nn.Module:
@@ -330,21 +408,25 @@ def _check_size(network: nn.Module, name: str, prepared: Preprocessing) -> None:
         ) from error
 
 
-def _new_folder(out: Path | None, data: Data, decided: dict[str, Any]) -> RunFolder:
-    """A run at `out`, or at runs/DATA-MODEL with the first free number."""
-    base = Path("runs") / f"{Path(str(data.where)).name.split('.')[0] or 'images'}-{decided['model']}"
+def _new_folder(out: Path | None, data: Data, model: str) -> RunFolder:
+    """An empty run at `out`, or at runs/DATA-MODEL with the first free number."""
+    base = Path("runs") / f"{Path(str(data.where)).name.split('.')[0] or 'images'}-{model}"
     candidate, number = out or base, 2
     while out is None and candidate.exists():
         candidate, number = base.with_name(f"{base.name}-{number}"), number + 1
-    folder = RunFolder.create(candidate)
+    return RunFolder.create(candidate)
+
+
+def _write(folder: RunFolder, data: Data, decided: dict[str, Any]) -> None:
+    """What is known of a run before its first step."""
     folder.write_samples(data.samples_csv())
     folder.write_run(decided)
-    return folder
 
 
 def _check_command(out: Path, command: list[str]) -> None:
     """Raise `UsageError` if the run at `out` was begun by another command."""
-    begun = RunFolder.open(out).read_run()["command"]
+    decided = RunFolder.open(out).read_run()
+    begun = decided.get("asked") or decided["command"]
     if begun != command:
         raise UsageError(
             f"{out} holds a run that another command has begun: {shlex.join(map(str, begun))}. Choose another --out, "

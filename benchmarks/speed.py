@@ -1,0 +1,224 @@
+"""Training speed beside torchvision, timm and Lightning: every cell of the table in docs/speed-results.md.
+
+    pip install -e '.[bench]'
+    python benchmarks/speed.py [--data DATA] [--only PATTERN] [--list] [--again] [--seconds S] [--rounds N]
+
+A cell is a network with a batch, data (noise that is ready, or real pictures) and settings of the peers (their
+defaults, or bf16 autocast with channels-last). It is one command `convatlas bench ... --json`, in which the machine's
+ceiling is measured and then all four sides run in turn, and takes at most five minutes. A cell that is done is a line
+of `benchmarks/speed-cells.jsonl`; a second call goes on after the last one, and runs a cell again only if the machine
+was busy in it or with `--again`. Real pictures come from DATA (else CONVATLAS_DATA), which holds `mnist/`,
+`cifar10.zip` and `bccd.zip`.
+
+When no cell is missing, everything is written to `benchmarks/results/speed-DATE.json`; the tables are made from it
+by `python docs/speed_results.py`. Measured, never asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import fnmatch
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+CELLS = HERE / "speed-cells.jsonl"
+RESULTS = HERE / "results"
+SECONDS, ROUNDS, LIMIT = 40.0, 7, 300.0
+PEERS = ("torchvision", "timm", "lightning")
+SETTINGS = ("default", "amp")  # of the peers
+
+# network: (side in pixels, batch, its real pictures)
+NETWORKS = {
+    "lenet5": (32, 256, "mnist"),
+    "resnet20_cifar": (32, 128, "cifar10"),
+    "resnet18": (224, 16, "photos"),
+    "resnet50": (224, 16, "photos"),
+    "vgg16": (224, 16, "photos"),
+    "densenet121": (224, 16, "photos"),
+    "mobilenet_v2": (224, 16, "photos"),
+    "efficientnet_b0": (224, 16, "photos"),
+}
+STANDARD = "resnet18_cifar"  # of which epochs are extrapolated; torchvision's loop alone beside ours
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One command."""
+
+    network: str
+    data: str  # synthetic, mnist, cifar10 or photos
+    peers: str  # of SETTINGS
+
+    @property
+    def name(self) -> str:
+        """`resnet18/photos/default`."""
+        return f"{self.network}/{self.data}/{self.peers}"
+
+    def words(self, where: str, seconds: float, rounds: int) -> list[str]:
+        """The command's words after `convatlas`; `where` is what its data are called here."""
+        standard = self.network == STANDARD
+        side, batch, _ = (32, 128, "") if standard else NETWORKS[self.network]
+        target = "benchmarks/resnet18_cifar.py:make" if standard else self.network
+        against = PEERS[:1] if standard else PEERS
+        return [
+            *("bench", target, "--train", "--batch", str(batch), "--image-size", str(side)),
+            *("--data", where, "--seconds", str(seconds), "--rounds", str(rounds)),
+            *(word for peer in against for word in ("--against", peer)),
+            *(["--peer-amp"] if self.peers == "amp" else []),
+            "--json",
+        ]
+
+
+def cells() -> Iterator[Cell]:
+    """Every cell, in the order in which they are run."""
+    for network, (_, _, pictures) in NETWORKS.items():
+        for data in ("synthetic", pictures):
+            for peers in SETTINGS:
+                yield Cell(network, data, peers)
+    yield Cell(STANDARD, "cifar10", "default")
+
+
+def where(data: str, folder: Path | None) -> str:
+    """What `--data` is given: real pictures in the folder of data, photographs after they were cut."""
+    if data == "synthetic" or folder is None:
+        return data
+    if data == "photos":
+        from photos import photos
+
+        return str(photos(folder / "bccd.zip", Path(tempfile.gettempdir()) / "convatlas-bench-photos").parent)
+    return str(folder / {"mnist": "mnist", "cifar10": "cifar10.zip"}[data])
+
+
+def read(file: Path) -> dict[str, dict[str, Any]]:
+    """The last line of every cell; a line that was cut off by a kill is passed over."""
+    found: dict[str, dict[str, Any]] = {}
+    if file.exists():
+        for line in file.read_text().splitlines():
+            try:
+                record = json.loads(line)
+                found[record["cell"]] = record
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+    return found
+
+
+def append(file: Path, record: Mapping[str, Any]) -> None:
+    """One more line, on the disk before this returns; a torn last line is ended first."""
+    torn = file.exists() and file.stat().st_size > 0 and not file.read_bytes().endswith(b"\n")
+    with file.open("a") as out:
+        out.write(("\n" if torn else "") + json.dumps(record) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def done(record: Mapping[str, Any] | None) -> bool:
+    """Whether a cell has been run, and nobody else worked meanwhile."""
+    return record is not None and "result" in record and bool(record["result"]["quiet"])
+
+
+def run(cell: Cell, folder: Path | None, seconds: float, rounds: int) -> dict[str, Any]:
+    """Run a cell in a process of its own: its record, with the result or with the failure."""
+    words = cell.words(where(cell.data, folder), seconds, rounds)
+    begin = time.monotonic()
+    told = shlex.join(
+        ["convatlas", *cell.words(cell.data, seconds, rounds)]
+    )  # names of data, not where they lie
+    record: dict[str, Any] = {"cell": cell.name, "command": told}
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "convatlas", *words],
+            stdout=subprocess.PIPE,
+            timeout=LIMIT,
+            check=False,
+            text=True,
+            cwd=HERE.parent,
+        )
+    except subprocess.TimeoutExpired:
+        record["failure"] = f"it took more than {LIMIT:g} s"
+    else:
+        if ended.returncode:
+            record["failure"] = f"exit code {ended.returncode}"
+        else:
+            record["result"] = json.loads(ended.stdout)
+            record["result"]["cell"] |= {"data": cell.data, "held": ""}
+    return record | {"seconds": round(time.monotonic() - begin, 1)}
+
+
+def line(record: Mapping[str, Any]) -> str:
+    """A cell's outcome in a line."""
+    if "result" not in record:
+        return f"{record['cell']}: {record['failure']}, after {record['seconds']} s"
+    result = record["result"]
+    ratios = ", ".join(f"{peer} {each['ratio']:.2f}" for peer, each in result["ratios"].items())
+    rate = result["sides"]["convatlas"]["images_per_second"]["median"]
+    busy = "" if result["quiet"] else "; the machine was busy, so it will be run again"
+    return f"{record['cell']}: {rate:.4g} images/s; times faster than {ratios}; {record['seconds']} s{busy}"
+
+
+def write(found: Mapping[str, Mapping[str, Any]], names: Sequence[str], folder: Path) -> Path:
+    """The dated file with every cell."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    last = found[names[-1]]["result"]
+    report = {
+        "date": date,
+        "command": "python benchmarks/speed.py",
+        "machine": last["machine"],
+        "versions": last["versions"],
+        "cells": [found[name] for name in names],
+    }
+    file = folder / f"speed-{date}.json"
+    file.write_text(json.dumps(report) + "\n")
+    return file
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run what is missing; 0 if nothing is missing any more."""
+    chosen = [cell for cell in cells() if fnmatch.fnmatch(cell.name, options.only)]
+    if not chosen:
+        raise SystemExit(f"no cell is called {options.only!r}; --list prints all.")
+    found = read(options.cells)
+    if options.data is not None and not options.data.is_dir():
+        raise SystemExit(
+            f"{options.data} is no folder; --data is the one that holds mnist/, cifar10.zip and bccd.zip."
+        )
+    for cell in chosen:
+        if options.list:
+            print(f"{cell.name}{'  done' if done(found.get(cell.name)) else ''}")
+        elif cell.data != "synthetic" and options.data is None:
+            print(f"{cell.name}: real pictures need --data DATA or CONVATLAS_DATA; left out.")
+        elif options.again or not done(found.get(cell.name)):
+            record = run(cell, options.data, options.seconds, options.rounds)
+            append(options.cells, record)
+            print(line(record), flush=True)
+    names = [cell.name for cell in cells()]
+    found = read(options.cells)
+    missing = [name for name in names if not done(found.get(name))]
+    if missing:
+        print(f"{len(missing)} of {len(names)} cells are missing.")
+    else:
+        print(write(found, names, options.results))
+    return int(bool(missing) and options.only == "*" and not options.list)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, default=os.environ.get("CONVATLAS_DATA") or None)
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="such as 'resnet18/*' or '*/default'")
+    parser.add_argument("--list", action="store_true", help="print the cells, and run none")
+    parser.add_argument("--again", action="store_true", help="also those that are done")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for each side of a cell")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--cells", type=Path, default=CELLS)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    raise SystemExit(main(parser.parse_args()))

@@ -1,0 +1,188 @@
+"""Write the tables of speed-results.md from the newest result: `python docs/speed_results.py`, or with --check compare.
+
+A table stands between `<!-- speed: NAME -->` and `<!-- end of speed -->`; the prose is by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from convatlas.bench.race import geometric_mean
+
+HERE = Path(__file__).parent
+PAGE = HERE / "speed-results.md"
+RESULTS = HERE.parent / "benchmarks" / "results"
+BLOCK = re.compile(r"(<!-- speed: (\w+) -->\n).*?(<!-- end of speed -->)", re.DOTALL)
+PEERS = ("torchvision", "timm", "lightning")
+STANDARD = "resnet18_cifar"
+EPOCH = 50_000  # training images of CIFAR-10
+MISSING = "Not measured yet.\n"
+Cells = Mapping[str, Mapping[str, Any]]
+
+
+def newest(what: str, folder: Path = RESULTS) -> Mapping[str, Any] | None:
+    """The newest result of `speed` or `accuracy`; None if there is none."""
+    files = sorted(folder.glob(f"{what}-????-??-??.json"))
+    return json.loads(files[-1].read_text()) if files else None
+
+
+def cells(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The result of every cell by its name, `resnet18/synthetic/default`."""
+    return {cell["cell"]: cell["result"] for cell in report["cells"]}
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Markdown; the first two columns are words."""
+    names = list(header)
+    lines = [names, ["---", "---", *["--:"] * (len(names) - 2)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def mean_ratio(found: Cells, settings: str, data: str | None = None) -> float:
+    """The geometric mean over networks of our rate over the fastest peer's; of noise and pictures together if None."""
+    ratios = [
+        result["ratios"][result["fastest_peer"]]["ratio"]
+        for name, result in found.items()
+        if name.endswith(f"/{settings}")
+        and not name.startswith(STANDARD)
+        and (data is None or (name.split("/")[1] == "synthetic") == (data == "synthetic"))
+    ]
+    return geometric_mean(ratios)
+
+
+def speed(found: Cells, settings: str) -> str:
+    """Images a second, and how many times faster than each peer."""
+    rows: list[list[str]] = []
+    for name, result in found.items():
+        network, data, peers = name.split("/")
+        if peers != settings or network == STANDARD:
+            continue
+        ours = result["sides"]["convatlas"]
+        row = [f"`{network}`", f"{data}, batch {result['cell']['batch']}"]
+        row.append(f"{ours['images_per_second']['median']:.4g}")
+        for peer in PEERS:
+            each = result["ratios"][peer]
+            words = f"{each['ratio']:.2f} ({each['low']:.2f} to {each['high']:.2f})"
+            row.append(f"**{words}**" if peer == result["fastest_peer"] else words)
+        line = result["roofline"]
+        row += [line["dtype"], f"{line['reached']:.0%}", f"{line['arithmetic_reached']:.0%}"]
+        rows.append(row)
+    header = ("network", "data", "images/s", *PEERS, "computes", "of roofline", "of peak")
+    means = ", ".join(
+        f"{mean_ratio(found, settings, data):.2f} on {what}"
+        for what, data in (("noise", "synthetic"), ("real pictures", "real"), ("both", None))
+    )
+    return (
+        table(header, rows)
+        + f"\nGeometric mean over the networks of the ratio to the fastest peer (bold): {means}.\n"
+    )
+
+
+def memory(found: Cells) -> str:
+    """Largest resident memory of a side's main process, MiB, and ours over torchvision's."""
+    rows: list[list[str]] = []
+    for name, result in found.items():
+        network, data, peers = name.split("/")
+        if (data, peers) != ("synthetic", "default"):
+            continue
+        peaks = {side: each["peak_bytes"] for side, each in result["sides"].items()}
+        if any(peak is None for peak in peaks.values()):
+            continue
+        row = [f"`{network}`", f"batch {result['cell']['batch']}"]
+        row += [f"{peaks[side] / 2**20:,.0f}" for side in ("convatlas", *PEERS)]
+        rows.append([*row, f"{peaks['convatlas'] / peaks['torchvision']:.2f}"])
+    return table(("network", "data", "convatlas", *PEERS, "ours / torchvision"), rows)
+
+
+def standard(found: Cells) -> str:
+    """An epoch of the standard ResNet-18 on CIFAR-10, extrapolated from blocks of steps."""
+    rows: list[list[str]] = []
+    for name, result in found.items():
+        if name.startswith(STANDARD):
+            for side, each in result["sides"].items():
+                rate = each["images_per_second"]
+                facts = each["facts"]
+                row = [side, f"{facts['precision']}, {facts['layout']}", f"{rate['median']:.4g}"]
+                rows.append(
+                    [*row, f"{EPOCH / rate['median']:.0f}", f"{30 * EPOCH / rate['median'] / 60:.0f}"]
+                )
+    header = ("loop", "computes", "images/s", "s an epoch (extrapolated)", "min for 30 epochs (extrapolated)")
+    return table(header, rows)
+
+
+def machine(report: Mapping[str, Any]) -> str:
+    """What it was measured on, when, and how steady the machine was."""
+    here, versions = report["machine"], report["versions"]
+    rates: dict[str, list[float]] = {}
+    for result in cells(report).values():
+        for kernel, rate in result["ceiling"]["rates"].items():
+            rates.setdefault(kernel, []).append(rate["per_second"] / 1e9)
+    lines = [
+        f"{here['processor']}, {here['cores']} cores, {here['threads']} threads, "
+        f"{here['memory_bytes'] / 2**30:.0f} GiB; {report['date']}.",
+        ", ".join(f"{name} {number}" for name, number in versions.items()) + ".",
+    ]
+    rows = [
+        [kernel, "GB/s" if " " not in kernel else "G multiply-adds/s", f"{min(each):.3g}", f"{max(each):.3g}"]
+        for kernel, each in rates.items()
+    ]
+    return "\n\n".join(lines) + "\n\n" + table(("ceiling beside the cells", "unit", "least", "most"), rows)
+
+
+def accuracy(report: Mapping[str, Any]) -> str:
+    """Val accuracy of every run of benchmarks/accuracy.py, and the difference of the means."""
+    rows: list[list[str]] = []
+    for run in report["runs"]:
+        side, epochs, seed = run["cell"].split("/")
+        rows.append(
+            [side, f"{epochs} epochs, seed {seed}", f"{100 * run['val']:.2f}", f"{run['val_images']:,}"]
+        )
+    means = ", ".join(
+        f"{side} {100 * mean:.2f} % (deviation {100 * report['deviation'][side]:.2f})"
+        for side, mean in report["mean"].items()
+    )
+    return (
+        table(("loop", "run", "val accuracy, %", "val images"), rows)
+        + f"\nMeans: {means}; ours less torchvision's {report['difference_points']:+.2f} points; {report['date']}.\n"
+    )
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "default": lambda report: speed(cells(report), "default"),
+    "amp": lambda report: speed(cells(report), "amp"),
+    "memory": lambda report: memory(cells(report)),
+    "standard": lambda report: standard(cells(report)),
+    "machine": machine,
+    "accuracy": accuracy,
+}
+
+
+def filled(page: str, reports: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """The page with its tables; `reports` holds the results of `speed` and `accuracy`, or None where there is none."""
+
+    def fill(match: re.Match[str]) -> str:
+        report = reports["accuracy" if match[2] == "accuracy" else "speed"]
+        return match[1] + (TABLES[match[2]](report) if report else MISSING) + match[3]
+
+    return BLOCK.sub(fill, page)
+
+
+def main(check: bool) -> int:
+    """Write, or compare; 1 if the page is not what the result says."""
+    page = PAGE.read_text()
+    now = filled(page, {what: newest(what) for what in ("speed", "accuracy")})
+    if check:
+        if now != page:
+            print(f"{PAGE.name} is not what benchmarks/results says: python docs/speed_results.py")
+        return int(now != page)
+    PAGE.write_text(now)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("--check" in sys.argv))

@@ -1,0 +1,82 @@
+"""A network that is computed as its `Speed` says, for the time of a `with` block; afterwards it is as before."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+
+from convatlas.errors import UsageError
+from convatlas.measure.timing import threads_set
+from convatlas.models.classifier import Classifier
+from convatlas.train.speed import Speed
+
+
+def laid_out(network: nn.Module, speed: Speed) -> nn.Module:
+    """The network with its weights in the memory format of its images."""
+    layout = torch.channels_last if speed.channels_last else torch.contiguous_format
+    return network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+
+
+@contextmanager
+def computed(network: nn.Module, speed: Speed) -> Generator[None]:
+    """Compute `network` as `speed` says, as far as the engine's precision and the optimiser do not do so already."""
+    with (
+        threads_set(speed.threads or None),
+        _recomputing(network, speed.recompute),
+        in_float32(network, speed.float32),
+    ):
+        if speed.compile:
+            network.compile()
+        try:
+            yield
+        finally:
+            if speed.compile:
+                network._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage]
+
+
+@contextmanager
+def in_float32(network: nn.Module, names: Sequence[str]) -> Generator[None]:
+    """Compute the modules of these names in float32, also where autocast would take bf16.
+
+    Each gets a `forward` of its own that hides its class's. So names, state dict, hooks and wrappers around the network
+    stay what they are, a copy of the network computes with the copy's weights, and deleting the attribute is all that
+    there is to undo.
+
+    Raises `UsageError` for a name that the network does not have.
+    """
+    known = dict(network.named_modules())
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{type(network).__name__} has no layer {name!r} to be computed in float32.")
+    modules = [known[name] for name in names]
+    for module in modules:
+        module.forward = MethodType(_forward, module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def _forward(self: nn.Module, *inputs: Tensor) -> Tensor:
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return type(self).forward(self, *(each.float() for each in inputs))
+
+
+@contextmanager
+def _recomputing(network: nn.Module, wanted: bool) -> Generator[None]:
+    if not wanted:
+        yield
+        return
+    if not isinstance(network, Classifier):
+        raise UsageError(f"{type(network).__name__} has no blocks whose activations could be recomputed.")
+    before = network.grad_checkpointing
+    network.set_grad_checkpointing()
+    try:
+        yield
+    finally:
+        network.set_grad_checkpointing(before)

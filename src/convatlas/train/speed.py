@@ -1,0 +1,216 @@
+"""How a recipe's arithmetic is computed, by a rule that reads a table of measurements.
+
+A recipe says what a paper would print. `Speed` is the rest: the precision, where numbers lie in memory, which layers
+stay in float32, how many threads. These change bits, so no clock decides them: `rule` is a function of network, batch,
+device and version, and gives two runs the same. What it knows are the rows of `speed.json`; a network is computed as
+the row that is most like it was fastest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal, get_args, get_type_hints
+
+import torch
+from torch import nn
+
+from convatlas.errors import BadCheckpoint
+from convatlas.measure.machine import has_bf16
+from convatlas.measure.operations import macs
+from convatlas.measure.trace import trace
+
+Precision = Literal["32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How the same arithmetic is computed. Everything here is kept in run.json, and repeated when a run goes on."""
+
+    precision: Precision = (
+        "32"  # bf16: autocast; weights, their updates and sums over batches stay in float32
+    )
+    channels_last: bool = True  # tensors lie as N, H, W, C
+    float32: tuple[str, ...] = ()  # modules that are computed in float32 where the rest is bf16
+    fused: bool = True  # the optimiser passes over each weight once
+    compile: bool = False  # forward and backward by torch.compile
+    threads: int = 0  # of PyTorch; 0: as many as it has
+    keep_memory: bool = False  # the command line's own process keeps freed memory; bits are the same
+    recompute: bool = False  # activations inside blocks are computed again for the backward pass
+    reason: str = ""  # where this comes from, in a sentence
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for run.json."""
+        return dataclasses.asdict(self) | {"float32": list(self.float32)}
+
+    @staticmethod
+    def from_json(value: Any) -> Speed:
+        """What `to_json` gave. Raises `BadCheckpoint` for a field that is missing, unknown or of another type."""
+        hints = get_type_hints(Speed)
+        if not isinstance(value, dict) or value.keys() != hints.keys():
+            raise BadCheckpoint("the speed settings of this run are not those that this version writes.")
+        names = value["float32"]
+        sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        sound = sound and value["precision"] in get_args(Precision)
+        sound = sound and all(
+            type(value[name]) is kind for name, kind in hints.items() if kind in (bool, int, str)
+        )
+        if not sound or value["threads"] < 0:
+            raise BadCheckpoint(f"the speed settings of this run hold what no run writes: {value}.")
+        settings: dict[str, Any] = {**value, "float32": tuple(names)}
+        return Speed(**settings)
+
+    @staticmethod
+    def of_run(decided: Mapping[str, Any]) -> Speed:
+        """The settings in run.json; runs from before there were any name two of them in their recipe."""
+        if "speed" in decided:
+            return Speed.from_json(decided["speed"])
+        recipe = decided["recipe"]
+        precision = recipe.get("precision", "32")
+        if precision not in get_args(Precision):
+            raise BadCheckpoint(f"the recipe of this run has precision {precision!r}, which no run writes.")
+        return Speed(precision=precision, channels_last=bool(recipe.get("channels_last", True)))
+
+    def words(self) -> str:
+        """The settings in a line.
+
+        Examples:
+            >>> Speed(precision="bf16", float32=("stem",)).words()
+            'bf16 with 1 layer in float32, channels last, fused optimiser'
+        """
+        kept = (
+            f" with {len(self.float32)} layer{'s' * (len(self.float32) > 1)} in float32"
+            if self.float32
+            else ""
+        )
+        return ", ".join(
+            text
+            for text, said in (
+                (f"bf16{kept}" if self.precision == "bf16" else "float32", True),
+                ("channels last", self.channels_last),
+                ("fused optimiser", self.fused),
+                ("compiled", self.compile),
+                (f"{self.threads} thread{'s' * (self.threads > 1)}", self.threads > 0),
+                ("activations recomputed", self.recompute),
+            )
+            if said
+        )
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a rule has to know of the place where a network is trained."""
+
+    kind: str  # as PyTorch names it: cpu, cuda, mps
+    bf16: bool  # has the arithmetic; a processor without it converts each number, and loses
+
+    @staticmethod
+    def here(accelerator: str = "auto") -> Device:
+        """The device that Fabric takes for this wish."""
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        if accelerator in ("cuda", "gpu", "auto") and cuda:
+            return Device("cuda", torch.cuda.is_bf16_supported(including_emulation=False))
+        if accelerator in ("mps", "gpu", "auto") and mps:
+            return Device("mps", False)
+        return Device("cpu", has_bf16()) if accelerator in ("cpu", "auto") else Device(accelerator, False)
+
+
+def rule(
+    network: nn.Module,
+    shape: Sequence[int],
+    device: Device,
+    *,
+    precision: Literal["auto", "32", "bf16"] = "auto",
+    table: Mapping[str, Any] | None = None,
+) -> Speed:
+    """The settings for batches of `shape` (N, C, H, W): a pure function of its arguments.
+
+    The row that counts is the nearest of the table: depthwise if this network is, and the least apart in multiply-adds
+    of an image and in the size of the batch, both as factors. `precision` is a wish that goes before it.
+
+    Examples:
+        >>> from convatlas.models import create_model
+        >>> rule(create_model("resnet18"), (16, 3, 224, 224), Device("cpu", bf16=True)).words()
+        'bf16, channels last, fused optimiser'
+    """
+    known = table if table is not None else measurements()
+    allowed = {"32", "bf16"} if device.bf16 else {"32"}
+    if precision != "auto":
+        allowed = {precision}
+    if device.kind != "cpu":
+        return Speed(
+            precision="bf16" if "bf16" in allowed else "32",
+            fused=device.kind in ("cuda", "mps"),
+            reason=f"nothing has been measured on {device.kind} yet: what is usual there",
+        )
+    work = sum(macs(op) for op in trace(network, tuple(shape[1:])).ops)
+    is_depthwise = bool(depthwise(network))
+
+    def apart(row: Mapping[str, Any]) -> float:
+        return abs(math.log(max(work, 1) / row["macs"])) + abs(math.log(shape[0] / row["batch"]))
+
+    alike = [row for row in known["rows"] if row["depthwise"] == is_depthwise and _usable(row, allowed)]
+    row = min(alike, key=apart)
+    best = max(_usable(row, allowed), key=lambda each: each["images_per_second"])
+    settings = {name: value for name, value in best.items() if name in Speed.__dataclass_fields__}
+    settings["float32"] = kept_in_float32(network, best.get("float32", ""), known)
+    asked = (
+        "" if precision == "auto" else f"{'float32' if precision == '32' else 'bf16'} was asked for; else "
+    )
+    return Speed(**settings, reason=f"{asked}{_as(row, best)} (torch {known['torch']}, {known['machine']})")
+
+
+def _usable(row: Mapping[str, Any], allowed: Container[str]) -> list[Mapping[str, Any]]:
+    """What was measured in a precision that may be taken. Nothing is compiled by rule."""
+    return [each for each in row["measured"] if each["precision"] in allowed and not each.get("compile")]
+
+
+def _as(row: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    """How the row was fastest, as a sentence."""
+    return (
+        f"as {row['network']} at {row['pixels']} px in batches of {row['batch']} was fastest on {row['date']}: "
+        f"{best['images_per_second']:g} images/s"
+    )
+
+
+def depthwise(network: nn.Module) -> dict[str, nn.Conv2d]:
+    """The convolutions that give every channel a filter of its own, by name."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+    }
+
+
+def kept_in_float32(
+    network: nn.Module, which: str, table: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """Names of depthwise convolutions: "all" of them, the "slow" ones, or none for "".
+
+    Slow are those that the table has faster in float32, strided ones above all. A kernel that is not in the table is
+    judged by the largest one that is not larger.
+    """
+    if which != "slow":
+        return tuple(depthwise(network)) if which == "all" else ()
+    rows = (table if table is not None else measurements())["depthwise"]
+    slow: list[str] = []
+    for name, layer in depthwise(network).items():
+        side, strided = max(layer.kernel_size), max(layer.stride) > 1
+        alike = [row for row in rows if row["strided"] == strided]
+        row = max(
+            (row for row in alike if row["kernel"] <= side), key=lambda row: row["kernel"], default=alike[0]
+        )
+        if row["bf16_over_float32"] > 1:
+            slow.append(name)
+    return tuple(slow)
+
+
+@cache
+def measurements() -> dict[str, Any]:
+    """The committed table: what was measured, where, when and with which version."""
+    return json.loads((resources.files("convatlas.train") / "speed.json").read_text(encoding="utf-8"))

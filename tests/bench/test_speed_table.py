@@ -1,0 +1,278 @@
+"""The table of training speed: cells that go on where they stopped, and a page that says what the result says."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from convatlas.bench.cell import Cell
+from convatlas.bench.pool import Block
+from convatlas.bench.race import Laps
+from convatlas.bench.result import Result
+from convatlas.cli.target import resolve
+from convatlas.measure.roof import KERNELS, Rate, Roof
+from convatlas.measure.roofline import roofline
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A file outside the package, with its folder on the path."""
+    file = ROOT / path
+    monkeypatch.syspath_prepend(str(file.parent))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, file.stem, module)  # dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return script("benchmarks/speed.py", monkeypatch)
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return script("docs/speed_results.py", monkeypatch)
+
+
+ROOF = Roof(
+    {kernel: Rate(1, 2e11, 1e11, 3e11, 5) for kernel in KERNELS},
+    {"processor": "abacus", "cores": 2, "threads": 2, "memory_bytes": 2**34},
+    {"torch": "2"},
+    "2026-11-21T00:00:00+00:00",
+)
+
+
+def result(
+    rates: Mapping[str, float], *, busy: bool = False, peaks: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """A result of canned rates, as `convatlas bench --json` writes it."""
+    cell = Cell("resnet20_cifar", (3, 32, 32), 10, 16, True)
+    others = 1.0 if busy else 0.0
+    blocks = {
+        side: [Block(1.0, 1, rate, others, None, (peaks or {}).get(side, 2**30))]  # pyright: ignore[reportArgumentType]
+        for side, rate in rates.items()
+    }
+    facts = {side: {"precision": "fp32", "layout": "NCHW"} for side in rates}
+    bound = roofline(resolve("resnet20_cifar").model, ROOF, (3, 32, 32), batch=16, train=True)
+    return json.loads(json.dumps(Result(cell, Laps(blocks, facts), ROOF, bound).to_json()))
+
+
+def options(folder: Path, **given: Any) -> argparse.Namespace:
+    usual = {"data": folder, "only": "*", "list": False, "again": False, "seconds": 1.0, "rounds": 1}
+    return argparse.Namespace(**{**usual, "cells": folder / "cells.jsonl", "results": folder, **given})
+
+
+RATES = {"convatlas": 30.0, "torchvision": 10.0, "timm": 12.0, "lightning": 7.5}
+
+
+def test_a_second_call_goes_on(speed: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [cell.name for cell in speed.cells()]
+    assert len(names) == len(set(names)) == 8 * 2 * 2 + 1
+    ran: list[str] = []
+    fate = {names[1]: "kill", names[2]: "busy", names[3]: "fail"}
+
+    def run(cell: Any, folder: Path, seconds: float, rounds: int) -> dict[str, Any]:
+        ran.append(cell.name)
+        what = fate.pop(cell.name, "")
+        if what == "kill":
+            raise KeyboardInterrupt
+        record = {"cell": cell.name, "command": "", "seconds": 1.0}
+        return record | (
+            {"failure": "exit code 6"} if what == "fail" else {"result": result(RATES, busy=what == "busy")}
+        )
+
+    monkeypatch.setattr(speed, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        speed.main(options(tmp_path))
+    assert ran == names[:2]
+    with (tmp_path / "cells.jsonl").open("a") as file:
+        file.write('{"cell": "' + names[1])  # a line that was cut off
+    ran.clear()
+    assert speed.main(options(tmp_path)) == 1
+    assert ran == names[1:]
+    assert not list(tmp_path.glob("speed-*.json"))
+    ran.clear()
+    assert speed.main(options(tmp_path)) == 0
+    assert ran == names[2:4]  # the busy one and the one that failed
+    ran.clear()
+    assert speed.main(options(tmp_path, only=names[5], again=True)) == 0
+    assert ran == [names[5]]
+    written = json.loads(next(tmp_path.glob("speed-*.json")).read_text())
+    assert [cell["cell"] for cell in written["cells"]] == names
+    assert all(cell["result"]["quiet"] for cell in written["cells"])
+
+
+def test_patterns_choose_cells(speed: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert speed.main(options(tmp_path, only="vgg16/*/amp", list=True)) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["vgg16/synthetic/amp", "vgg16/photos/amp"]
+    with pytest.raises(SystemExit, match="no cell is called"):
+        speed.main(options(tmp_path, only="vgg61/*"))
+    with pytest.raises(SystemExit, match="is no folder"):
+        speed.main(options(tmp_path, data=tmp_path / "nowhere"))
+    assert speed.main(options(tmp_path, only="vgg16/photos/*", data=None)) == 0
+    assert "vgg16/photos/amp: real pictures need --data DATA" in capsys.readouterr().out
+
+
+def test_a_cell_is_a_command_that_works(
+    speed: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "NETWORKS", {"resnet20_cifar": (32, 2, "cifar10")})
+    monkeypatch.setattr(speed, "PEERS", ("torchvision",))
+    names = [cell.name for cell in speed.cells()]
+    assert names[:2] == ["resnet20_cifar/synthetic/default", "resnet20_cifar/synthetic/amp"]
+    speed.main(options(tmp_path, only=names[1], seconds=0.3))
+    record = speed.read(tmp_path / "cells.jsonl")[names[1]]
+    told = record["result"]
+    assert told["cell"]["peer_amp"]
+    assert told["sides"].keys() == {"convatlas", "torchvision"}
+    assert str(tmp_path) not in json.dumps(record)  # nothing says where things lay
+    assert speed.done(record) == told["quiet"]
+
+
+def test_a_cell_that_fails_or_hangs_is_told(
+    speed: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "NETWORKS", {"no_such_network": (32, 2, "cifar10")})
+    cell = next(speed.cells())
+    record = speed.run(cell, tmp_path, 1.0, 1)
+    assert record["failure"] == "exit code 2"
+    assert not speed.done(record)
+    assert "exit code 2" in speed.line(record)
+    monkeypatch.setattr(speed, "LIMIT", 0.01)
+    assert speed.run(cell, tmp_path, 1.0, 1)["failure"] == "it took more than 0.01 s"
+
+
+def test_photographs_are_the_same_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = script("benchmarks/photos.py", monkeypatch)
+    random = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "cells.zip", "w") as archive:
+        for number in range(3):
+            pixels = random.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+            with archive.open(f"JPEGImages/p{number}.jpg", "w") as file:
+                Image.fromarray(pixels).save(file, "jpeg")
+            things = "<object><name>RBC</name></object>" * number + "<object><name>WBC</name></object>" * 3
+            archive.writestr(f"Annotations/p{number}.xml", f"<annotation>{things}</annotation>")
+    folders = [photos.photos(tmp_path / "cells.zip", tmp_path / name, each=2) for name in "ab"]
+    written = [sorted(path.relative_to(folder) for path in folder.rglob("*.jpg")) for folder in folders]
+    assert written[0] == written[1]
+    assert [str(path) for path in written[0]] == [
+        *("few/p0-0.jpg", "few/p0-1.jpg", "few/p1-0.jpg", "few/p1-1.jpg", "many/p2-0.jpg", "many/p2-1.jpg")
+    ]
+    for path in written[0]:
+        assert (folders[0] / path).read_bytes() == (folders[1] / path).read_bytes()
+        with Image.open(folders[0] / path) as picture:
+            assert picture.size == (500, 375)
+    (folders[0] / "few" / "p0-0.jpg").unlink()
+    photos.photos(tmp_path / "cells.zip", tmp_path / "a", each=2)
+    assert not (folders[0] / "few" / "p0-0.jpg").exists()  # a whole folder is left as it is
+
+
+def test_the_standard_network_is_the_one_of_the_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = script("benchmarks/resnet18_cifar.py", monkeypatch).make()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 11_173_962
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+# --- the page -------------------------------------------------------------------------------------------
+
+
+def report(speed: ModuleType) -> dict[str, Any]:
+    """Every cell: on noise three times the fastest peer, on pictures a third more than that; amp 1.5 times."""
+    cells: list[dict[str, Any]] = []
+    for cell in speed.cells():
+        real = 1.0 if cell.data == "synthetic" else 4 / 3
+        ours = (36.0 if cell.peers == "default" else 18.0) * real
+        peaks = {"convatlas": 3 * 2**29, "torchvision": 2**31}
+        rates = {**RATES, "convatlas": ours}
+        if cell.network == speed.STANDARD:
+            rates = {"convatlas": 250.0, "torchvision": 100.0}
+        cells.append({"cell": cell.name, "result": result(rates, peaks=peaks)})
+    return {"date": "2026-11-21", "machine": ROOF.machine, "versions": ROOF.versions, "cells": cells}
+
+
+def test_tables_by_hand(speed: ModuleType, page: ModuleType) -> None:
+    told = report(speed)
+    found = page.cells(told)
+    assert page.mean_ratio(found, "default", "synthetic") == pytest.approx(3.0)
+    assert page.mean_ratio(found, "default", "real") == pytest.approx(4.0)
+    assert page.mean_ratio(found, "default") == pytest.approx(12**0.5)
+    assert page.mean_ratio(found, "amp", "synthetic") == pytest.approx(1.5)
+    lines = page.speed(found, "default").splitlines()
+    assert len(lines) == 2 + 16 + 2
+    assert lines[2].startswith(
+        "| `lenet5` | synthetic, batch 16 | 36 | 3.60 (3.60 to 3.60) | **3.00 (3.00 to 3.00)**"
+    )
+    assert lines[-1].endswith("fastest peer (bold): 3.00 on noise, 4.00 on real pictures, 3.46 on both.")
+    assert "| `resnet50` | batch 16 | 1,536 | 2,048 | 1,024 | 1,024 | 0.75 |" in page.memory(found)
+    assert "| convatlas | fp32, NCHW | 250 | 200 | 100 |" in page.standard(found)
+    assert "| torchvision | fp32, NCHW | 100 | 500 | 250 |" in page.standard(found)
+    assert "abacus, 2 cores, 2 threads, 16 GiB; 2026-11-21." in page.machine(told)
+    assert "| conv bf16 | G multiply-adds/s | 200 | 200 |" in page.machine(told)
+
+
+ACCURACY = {
+    "date": "2026-11-21",
+    "runs": [
+        {"cell": "ours/10/0", "val": 0.9012, "val_images": 5000},
+        {"cell": "torchvision/10/0", "val": 0.9, "val_images": 5000},
+    ],
+    "mean": {"ours": 0.9012, "torchvision": 0.9},
+    "deviation": {"ours": 0.001, "torchvision": 0.002},
+    "difference_points": 0.12,
+}
+
+
+def test_accuracies_are_told(page: ModuleType) -> None:
+    told = page.accuracy(ACCURACY)
+    assert "| ours | 10 epochs, seed 0 | 90.12 | 5,000 |" in told
+    assert (
+        "ours 90.12 % (deviation 0.10), torchvision 90.00 % (deviation 0.20); ours less torchvision's +0.12"
+        in told
+    )
+
+
+def test_the_page_is_filled_and_checked(
+    speed: ModuleType, page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = page.PAGE.read_text()
+    assert page.BLOCK.sub("", text).count("<!--") == 0  # every mark is one that is filled
+    assert {match[2] for match in page.BLOCK.finditer(text)} == page.TABLES.keys()
+    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
+    reports = {"speed": report(speed), "accuracy": ACCURACY}
+    monkeypatch.setattr(page, "newest", lambda what: reports[what])
+    (tmp_path / "page.md").write_text(page.filled(text, {"speed": None, "accuracy": None}))
+    assert page.main(check=True) == 1
+    assert page.main(check=False) == 0
+    assert page.main(check=True) == 0
+    assert "Not measured yet" not in (tmp_path / "page.md").read_text()
+    (tmp_path / "page.md").write_text((tmp_path / "page.md").read_text().replace("3.00", "3.01"))
+    assert page.main(check=True) == 1
+
+
+def test_the_page_says_what_was_measured(page: ModuleType) -> None:
+    assert page.main(check=True) == 0
+
+
+def test_the_newest_result_counts(page: ModuleType, tmp_path: Path) -> None:
+    assert page.newest("speed", tmp_path) is None
+    for date in ("2026-11-21", "2027-01-02", "2026-12-31"):
+        (tmp_path / f"speed-{date}.json").write_text(json.dumps({"date": date}))
+    (tmp_path / "speed-cells.json").write_text("{}")
+    assert page.newest("speed", tmp_path)["date"] == "2027-01-02"

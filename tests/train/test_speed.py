@@ -1,0 +1,292 @@
+"""How a run is computed: the rule and its table, layers in float32, what is kept and repeated."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from canon import CLASSIFIERS, by_weight
+from convatlas.errors import BadCheckpoint, UsageError
+from convatlas.layers.blueprint import blueprint
+from convatlas.measure import measure
+from convatlas.models import create_model, find
+from convatlas.train import Recipe
+from convatlas.train.computed import computed, in_float32
+from convatlas.train.speed import Device, Speed, depthwise, measurements, rule
+
+BF16, PLAIN = Device("cpu", bf16=True), Device("cpu", bf16=False)
+ROWS = measurements()["rows"]
+
+
+def built(name: str) -> nn.Module:
+    with blueprint():
+        return create_model(name)
+
+
+# --- the table --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['network']}-{row['batch']}")
+def test_a_row_says_what_its_network_is(row: dict[str, Any]) -> None:
+    network = built(row["network"])
+    shape = (find(row["network"]).channels, row["pixels"], row["pixels"])
+    assert measure(network, shape).macs == row["macs"]
+    assert bool(depthwise(network)) == row["depthwise"]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['network']}-{row['batch']}")
+@pytest.mark.parametrize("device", [BF16, PLAIN], ids=["bf16", "plain"])
+def test_a_measured_network_is_computed_as_it_was_fastest(row: dict[str, Any], device: Device) -> None:
+    found = rule(
+        built(row["network"]), (row["batch"], find(row["network"]).channels, *[row["pixels"]] * 2), device
+    )
+    allowed = [
+        each for each in row["measured"]
+        if not each.get("compile") and (device.bf16 or each["precision"] == "32")
+    ]  # fmt: skip
+    best = max(allowed, key=lambda each: each["images_per_second"])
+    assert (found.precision, found.channels_last) == (best["precision"], best["channels_last"])
+    assert bool(found.float32) == bool(best.get("float32"))
+    assert row["network"] in found.reason
+
+
+# --- the rule ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", by_weight(CLASSIFIERS, light=0))  # one of each family at a landing
+def test_every_network_of_the_canon_has_a_rule(spec: Any) -> None:
+    network, shape = built(spec.name), (16, spec.channels, *[max(spec.image, spec.smallest)] * 2)
+    found = rule(network, shape, BF16)
+    assert found == rule(built(spec.name), shape, BF16)
+    assert Speed.from_json(json.loads(json.dumps(found.to_json()))) == found
+    convolutions = {name for name, each in network.named_modules() if isinstance(each, nn.Conv2d)}
+    assert set(found.float32) <= convolutions & set(depthwise(network))
+    assert not found.compile
+    assert rule(network, shape, PLAIN).precision == "32"
+    assert rule(network, shape, PLAIN).float32 == ()
+
+
+def test_the_rule_is_a_function_and_leaves_the_network_as_it_was() -> None:
+    network = create_model("mobilenet_v2")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    first = rule(network, (16, 3, 224, 224), BF16)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert rule(network, (16, 3, 224, 224), BF16) == first
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_wish_goes_before_the_table() -> None:
+    small, large = create_model("lenet5"), built("resnet18")
+    assert rule(small, (64, 1, 32, 32), PLAIN, precision="bf16").precision == "bf16"
+    assert rule(large, (16, 3, 224, 224), BF16, precision="32").precision == "32"
+    assert rule(large, (16, 3, 224, 224), BF16).precision == "bf16"
+    assert rule(large, (16, 3, 224, 224), Device("cuda", bf16=True)).precision == "bf16"
+    assert rule(large, (16, 3, 224, 224), Device("cuda", bf16=False)).precision == "32"
+
+
+def test_a_faster_row_changes_the_rule() -> None:
+    table = copy.deepcopy(measurements())
+    network, shape = built("resnet18"), (16, 3, 224, 224)
+    assert rule(network, shape, BF16, table=table) == rule(network, shape, BF16)
+    for row in table["rows"]:
+        for each in row["measured"]:
+            each["images_per_second"] *= 100 if each["precision"] == "32" and not each["channels_last"] else 1
+    found = rule(network, shape, BF16, table=table)
+    assert (found.precision, found.channels_last) == ("32", False)
+
+
+# --- layers in float32 ------------------------------------------------------------------------------------
+
+
+class Convolutions(TorchDispatchMode):
+    """Groups and type of every convolution that is computed, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, int, torch.dtype]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name == "convolution":
+            self.seen.append((name, args[8], args[0].dtype))
+        elif name == "convolution_backward":
+            self.seen.append((name, args[9], args[0].dtype))
+        return func(*args, **(kwargs or {}))
+
+
+def test_slow_depthwise_layers_are_computed_in_float32_and_dense_ones_in_bf16() -> None:
+    network = create_model("mobilenet_v2", num_classes=3).train()
+    speed = rule(network, (16, 3, 224, 224), BF16)
+    assert speed.float32
+    kept = [network.get_submodule(name).groups for name in speed.float32]
+    with computed(network, speed), Convolutions() as mode, torch.autocast("cpu", torch.bfloat16):
+        network(torch.randn(2, 3, 64, 64)).float().sum().backward()
+    layers = [each for each in network.modules() if isinstance(each, nn.Conv2d)]
+    for what in ("convolution", "convolution_backward"):
+        seen = [(groups, kind) for name, groups, kind in mode.seen if name == what]
+        assert len(seen) == len(layers)
+        assert sorted(groups for groups, kind in seen if kind == torch.float32) == sorted(kept)
+        assert all(kind == torch.bfloat16 for groups, kind in seen if groups == 1)
+
+
+def test_names_and_weights_stay_and_all_is_given_back() -> None:
+    network = create_model("mobilenet_v2", num_classes=3)
+    names = tuple(depthwise(network))
+    keys, image = list(network.state_dict()), torch.randn(1, 3, 64, 64)
+    before = network.eval()(image)
+    with in_float32(network, names):
+        assert list(network.state_dict()) == keys
+        assert torch.equal(network(image), before)  # without autocast it is the same network
+        other = copy.deepcopy(network)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.zero_()
+        assert torch.count_nonzero(other(image)) == 0  # a copy computes with its own weights
+        assert torch.equal(network(image), before)
+    assert not any("forward" in vars(module) for module in network.modules())
+
+
+def test_settings_are_given_back_after_an_error() -> None:
+    network, threads = create_model("mobilenet_v2", num_classes=3), torch.get_num_threads()
+    speed = Speed(
+        precision="bf16", float32=tuple(depthwise(network)), threads=threads + 1, recompute=True, compile=True
+    )
+    with pytest.raises(RuntimeError, match="inside"), computed(network, speed):  # noqa: PT012
+        assert torch.get_num_threads() == threads + 1
+        assert network.grad_checkpointing
+        raise RuntimeError("inside")
+    assert torch.get_num_threads() == threads
+    assert not network.grad_checkpointing
+    assert network._compiled_call_impl is None
+    assert not any("forward" in vars(module) for module in network.modules())
+
+
+# --- what a run keeps -------------------------------------------------------------------------------------
+
+
+def test_damaged_settings_are_a_bad_checkpoint() -> None:
+    whole = Speed(precision="bf16", float32=("a",)).to_json()
+    assert Speed.from_json(whole).float32 == ("a",)
+    missing = {name: value for name, value in whole.items() if name != "fused"}
+    wrong = (
+        {"threads": -1},
+        {"float32": [1]},
+        {"precision": "16"},
+        {"fused": 1},
+        {"warp": 9},
+        {"float32": "a"},
+    )
+    for value in (None, [], missing, *({**whole, **each} for each in wrong)):
+        with pytest.raises(BadCheckpoint):
+            Speed.from_json(value)
+
+
+def test_runs_from_before_have_their_settings_in_the_recipe() -> None:
+    old = {**Recipe().to_json(), "precision": "bf16", "channels_last": False}
+    found = Speed.of_run({"recipe": old})
+    assert (found.precision, found.channels_last, found.float32) == ("bf16", False, ())
+    assert Recipe.from_json(old) == Recipe()
+    with pytest.raises(BadCheckpoint, match="precision"):
+        Speed.of_run({"recipe": {**old, "precision": "half"}})
+
+
+def test_precision_is_no_setting_of_a_recipe_any_more() -> None:
+    with pytest.raises(UsageError, match="--precision"):
+        Recipe().with_settings({"precision": "bf16"})
+
+
+# --- the process ------------------------------------------------------------------------------------------
+
+BLOCK = """
+import ctypes, json, sys
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in
+                ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
+                 "uordblks", "fordblks", "keepcost")]
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Info
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+def mapped():
+    "Whether a block of 100 MB is mapped, and so given back when it is freed: what glibc does by itself."
+    before = libc.mallinfo2().hblks
+    return libc.malloc(100 * 2**20) is not None and libc.mallinfo2().hblks > before
+"""
+
+
+def child(program: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK + program], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def glibc() -> Iterator[None]:
+    import platform
+
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("the allocator is not glibc's")
+    return
+
+
+@pytest.mark.usefixtures("glibc")
+def test_only_the_process_that_keeps_memory_keeps_it() -> None:
+    assert child("""
+import os
+before = dict(os.environ)
+import convatlas.api, convatlas.train.tune
+imported = mapped(), dict(os.environ) == before
+from convatlas import allocator
+kept = allocator.keep(), mapped()
+allocator.as_usual()
+print(json.dumps([*imported, *kept, mapped()]))
+""") == [True, True, True, False, True]
+
+
+@pytest.mark.usefixtures("glibc")
+def test_data_workers_do_not_keep_memory() -> None:
+    assert child("""
+import numpy as np
+from convatlas import allocator
+from convatlas.data.workers import Workers
+def fill(job, row, out):
+    out[:] = mapped()
+allocator.keep()
+workers = Workers(1, fill, lambda job, row: "", (1, 1, 1, 1))
+told = [bool(array.any()) for array in workers.run([(None, 1)])]
+workers.close()
+print(json.dumps([*told, mapped()]))
+""") == [True, False]
+
+
+@pytest.mark.parametrize("command", [["list", "lenet*"], ["describe", "lenet5"], ["--help"]])
+def test_looking_at_networks_imports_no_training(command: list[str], tmp_path: Path) -> None:
+    assert (
+        child(f"""
+import io, contextlib
+from convatlas.cli import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main.run({command})
+print(json.dumps([name for name in sys.modules if name.startswith(
+    ("convatlas.train", "convatlas.data", "convatlas.infer", "lightning_fabric", "torchmetrics", "sklearn"))]))
+""")
+        == []
+    )
