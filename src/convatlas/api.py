@@ -62,6 +62,7 @@ def train(
     observer: Observer | None = None,
     notify: Notify | None = None,
     find_lr: bool = False,
+    auto_resume: bool = False,
     from_run: str | os.PathLike[str] | None = None,
     **fields: Any,
 ) -> Run:
@@ -85,6 +86,7 @@ def train(
         observer: is told of every step.
         notify: is given what was decided, before the first step.
         find_lr: look for the learning rate first.
+        auto_resume: go on with the run in `out` if one is there and the same arguments have begun it.
         from_run: a run's folder: what stands at None is taken from there, and so are its speed settings.
         fields: see `settings`.
 
@@ -92,8 +94,8 @@ def train(
         UsageError, DataError, BadCheckpoint, NumericError, ResourceError, Interrupted: see `convatlas.errors`.
     """
     compute, reading = compute or Compute(), dict(reading or {})
-    if out is not None and (Path(out) / "run.json").exists():
-        RunFolder.create(Path(out))  # refuses, before any image is read
+    if out is not None and not auto_resume:
+        RunFolder.check_free(Path(out))  # before any image is read
     weights = None if weights is None else os.fspath(weights)
     if from_run is not None:
         again = repeated(from_run)
@@ -126,6 +128,7 @@ def train(
         notify=notify,
         find_rate=find_lr,
         reading=reading,
+        auto_resume=auto_resume,
         like=from_run,
     )
     return _reported(folder, data, alone_before=alone)

@@ -46,7 +46,7 @@ class Batches:
         seed: The first part of every random function's key.
         shuffle: Draw the order anew for each epoch; otherwise it is the split's.
         drop_last: Leave out the samples that do not fill a batch (a split smaller than one batch still
-            gives one batch of all). Otherwise the last batch is short.
+            gives one batch of all, or of as many as divide by `world`). Otherwise the last batch is short.
         workers: Processes that decode; 0 decodes in this one. The batches are the same.
         rank: This process among `world`; it gets rows `rank::world` of each batch.
         world: How many processes share the batches.
@@ -112,6 +112,10 @@ class Batches:
         self.steps = full + (1 if rest and (not drop_last or full == 0) else 0)
         self.cache = cache
         self._cuts = augment is not None and augment.resamples
+        # to learn from, every rank has as many samples in each step, or its gradient would weigh too much
+        self._kept = len(split) // world * world if drop_last and not full else len(split)
+        if len(split) and not self._kept:
+            raise UsageError(f"{len(split)} samples cannot be shared by {world} processes; use fewer")
         self._reader = Reader(split, preprocessing, augment, seed)
         small = max(preprocessing.size) <= SMALL_SIDE and not self._worth_full_size()
         self.cached = small or (cache is not None and not self._cuts)
@@ -148,7 +152,7 @@ class Batches:
         else:
             order = np.arange(count)
         table = np.full(self.steps * self.batch_size, -1, dtype=np.int64)
-        kept = min(count, len(table))
+        kept = min(self._kept, len(table))
         table[:kept] = order[:kept]
         return table.reshape(self.steps, self.batch_size)
 

@@ -29,6 +29,7 @@ from convatlas.measure import measure, table
 from convatlas.models import find
 from convatlas.report import charts, pictures
 from convatlas.report.pace import pace
+from convatlas.train import processes
 from convatlas.train.origin import sentences
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
@@ -96,7 +97,8 @@ def render(
         "machine": _machine(decided.get("machine") or {}),
         "published": any(paper for _, _, paper in table.facts(cost, find(run.spec.model))),
         "speed": Speed.of_run(decided),
-        "command": shlex.join(str(part) for part in decided.get("command", [])),
+        "processes": processes.sentences(decided),
+        "command": shlex.join([*map(str, decided.get("command", [])), *processes.options(decided)]),
         "left_out": [_left_out(bad) for bad in data.bad[:LEFT_OUT_SHOWN]] if data else [],
         "left_out_count": len(data.bad) if data else None,
         **pace(timing, decided),

@@ -109,6 +109,15 @@ def load(
     return state, damaged
 
 
+def world(parent: Path) -> tuple[int, int]:
+    """The number of processes that made the newest whole checkpoint, and its step; (1, 0) if there is none."""
+    folder, _ = newest(parent)
+    if folder is None:
+        return 1, 0
+    state = State.from_json(read_json(folder / STATE))
+    return state.world, state.step
+
+
 @torch.no_grad()
 def _restore(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy into the tensors that are there, which keeps device and memory format."""

@@ -86,6 +86,9 @@ class Recipe:
         1.0  # factor of the rate for all but the classifier; 0: held, with BatchNorm as in evaluation
     )
     freeze: str = ""  # what is held: up to and with the stage of this name, or the first so many stages
+    batch_norm: Literal["local", "sync"] = (
+        "local"  # with several processes: statistics of each share, or of all
+    )
 
     # what is kept and when to stop
     ema: float = 0.0  # decay; 0: no average
