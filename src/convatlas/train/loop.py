@@ -1,8 +1,8 @@
 """The training loop: one for every task, network and recipe.
 
 At each step it seeds every generator from (seed, step, rank), asks the task for the losses of the batch,
-and makes one optimiser step. After each epoch it validates, keeps the best weights and commits a
-checkpoint. It can be stopped at any moment; going on from the last checkpoint gives the same bits.
+and makes one optimiser step. After each epoch it validates (or as rarely as the recipe says), keeps the best
+weights and commits a checkpoint. It can be stopped at any moment; going on from the last checkpoint gives the same bits.
 """
 
 from __future__ import annotations
@@ -140,7 +140,10 @@ class Loop:
                 if saving and state.step < (epoch + 1) * self.train_batches.steps:
                     self._save()
         trained = clock.seconds()
-        self._validate(epoch, stop)
+        if (epoch + 1) % self.recipe.validate_every == 0 or epoch + 1 == self.recipe.epochs:
+            self._validate(epoch, stop)
+        else:
+            state.validated = epoch + 1
         if self._timing is not None and clock.images:
             self._timing.append(
                 {
@@ -160,8 +163,10 @@ class Loop:
         """One optimiser step, or the policy for numbers that are not finite."""
         state = self.state
         seed_step(self.seed, state.step, self.fabric.global_rank)
-        lr = self.recipe.rate(state.step / self.total_steps) * state.lr_scale
-        params.set_rate(self.optimizer, lr)
+        progress = state.step / self.total_steps
+        lr = params.set_rates(self.optimizer, self.recipe, progress, state.lr_scale)
+        if self.fabric.world_size == 1:  # several processes wait for every gradient; there the rate alone is 0
+            params.hold_over(self.optimizer, progress)
         self.optimizer.zero_grad(set_to_none=True)
         if state.step in state.skipped:  # known to break, since a rollback
             state.step += 1

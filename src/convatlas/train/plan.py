@@ -75,7 +75,9 @@ def plan(
 
     Raises `UsageError` for an unknown name or setting, and as `origin.settle`.
     """
-    name, size, reason = _network(data, model, weights)
+    named = recipe if isinstance(recipe, Recipe) else find_recipe(recipe).recipe
+    meant = (settings or {}).get("network", named.network)
+    name, size, reason = _network(data, model, weights, meant, named.name)
     spec = find(name)
     start = origin.settle(weights, data, spec)
     base, notes = prepared(recipe, data, name) if isinstance(recipe, str) else (recipe, [])
@@ -96,13 +98,17 @@ def plan(
     return Plan(name, chosen, start, final, preprocessing, reason, tuple(notes))
 
 
-def _network(data: Data, model: str | None, weights: str | None) -> tuple[str, int, str | None]:
+def _network(
+    data: Data, model: str | None, weights: str | None, meant: str, recipe: str
+) -> tuple[str, int, str | None]:
     """Name, image size (0: not decided here), and why, if it was chosen here."""
     if model is not None:
         return model, 0, None
     start = origin.check_wish(weights, None)
     if start is not None and start.run is not None:
         return start.run.model, 0, f"the network of {start.title}"
+    if meant:
+        return find(meant).name, 0, f"the network of the recipe {recipe}"
     return choose.network(data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -17,10 +18,11 @@ from torch import nn
 from convatlas.data import Batches, Data, Preprocessing, open_data
 from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.files import newest
+from convatlas.layers.init import INITIALISATIONS, initialise
 from convatlas.measure.machine import machine, versions
 from convatlas.measure.trace import trace
 from convatlas.models import create_model, find
-from convatlas.randomness import key, preserved
+from convatlas.randomness import generator, key, preserved
 from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop, Safety
 from convatlas.train.observer import Observer
@@ -122,7 +124,8 @@ def begin(
         "machine": machine(),
     }
     network = _network(decided)
-    _check_size(network, decision.model, decision.preprocessing)
+    _check_size(network, decision.model, decision.preprocessing, final)
+    _initialise(network, final, data, decision.preprocessing, seed)
     if decision.start.learnt:
         start |= decision.start.read(data.classes).fill(network)
     start["held"] = list(held(network, final))
@@ -216,10 +219,11 @@ def resume(
     if notify is not None and fabric.is_global_zero:
         notify({**decided, "path": str(folder.path)})
     network = _network(decided)
-    if newest(folder.checkpoints)[0] is None and (
-        reading := again(decided.get("start", {}), find(decided["model"]))
-    ):
-        reading.fill(network)
+    if newest(folder.checkpoints)[0] is None:  # it was stopped before its first checkpoint
+        prepared = Preprocessing.from_json(decided["preprocessing"])
+        _initialise(network, recipe, source, prepared, decided["seed"])
+        if reading := again(decided.get("start", {}), find(decided["model"])):
+            reading.fill(network)
     _loop(folder, decided, source, fabric, compute, safety, observer, network).run()
     return folder
 
@@ -279,6 +283,25 @@ def _network(decided: Mapping[str, Any]) -> nn.Module:
         return create_model(decided["model"], **decided["options"])
 
 
+def _initialise(
+    network: nn.Module, recipe: Recipe, data: Data, preprocessing: Preprocessing, seed: int
+) -> None:
+    """Draw the weights as the recipe says: a function of the seed and, where that start looks at images, of so many
+    training images, not augmented.
+    """
+    if not recipe.init:
+        return
+    seen: dict[str, Any] = {}
+    if "batch" in inspect.signature(INITIALISATIONS[recipe.init]).parameters:
+        count = min(recipe.init_images, len(data.train))
+        chosen = generator(seed, "init").choice(len(data.train), count, replace=False)
+        fitted = torch.stack([preprocessing.fit(data.train.image(int(i))) for i in chosen])
+        seen["batch"] = preprocessing.normalise(fitted)
+    with preserved():
+        torch.manual_seed(key(seed, "init"))
+        initialise(network, recipe.init, **seen)
+
+
 def _check_trainable(data: Data) -> None:
     if len(data.classes) < 2:
         raise DataError(
@@ -293,9 +316,10 @@ def _check_trainable(data: Data) -> None:
             )
 
 
-def _check_size(network: nn.Module, name: str, prepared: Preprocessing) -> None:
+def _check_size(network: nn.Module, name: str, prepared: Preprocessing, recipe: Recipe) -> None:
     """Refuse images that are too small for the network before a run exists."""
-    height, width = prepared.size
+    least = min((side for _, side in recipe.sizes), default=max(prepared.size))
+    height, width = (min(side, least) for side in prepared.size)
     try:
         trace(network, (len(prepared.mean), height, width))
     except UsageError as error:
