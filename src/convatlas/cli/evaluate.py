@@ -29,7 +29,7 @@ def evaluate(
     views: Annotated[
         Literal["mirror", "shift", "grid"] | None,
         typer.Option(
-            help="Average over views: mirrored (2 forward passes), also shifted by a pixel (6), by all nine shifts (18)."
+            help="Average over views: mirrored (2 forward passes), also shifted by a pixel (6), to all sides (18)."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every prediction.")] = False,

@@ -48,8 +48,8 @@ class Augment:
         resized_ratio: Range of its width over height.
         scale_jitter: Range of the shorter side in pixels for a window of 224; for another window in proportion.
         flip: Mirror left and right with probability 1/2.
-        alternate_flip: With `flip`: half of the pictures are mirrored in epoch 0, and each of them in every other epoch,
-            so that two epochs show both sides of every picture (Jordan 2024, section 3.6).
+        alternate_flip: With `flip`: half of the pictures are mirrored in epoch 0, and each of them in every
+            other epoch, so that two epochs show both sides of every picture (Jordan 2024, section 3.6).
         affine: (max degrees, max scale change, max degrees of shear) about the centre, bilinear.
         edge: What "shift" and `affine` find outside the picture: "zero" or "reflect".
         pca: Standard deviation of the colour shift along `components` (Krizhevsky et al. 2012); 0 is off.
@@ -58,8 +58,8 @@ class Augment:
         erasing: Probability that a random rectangle becomes noise (Zhong et al. 2017).
         mixup: Alpha of mixup (Zhang et al. 2017); 0 is off.
         cutmix: Alpha of CutMix (Yun et al. 2019); 0 is off. With both on, a batch gets one of them.
-        sides: (first epoch, side in pixels) in rising order: smaller pictures, which cost less; before the first, and with
-            a side that is not smaller than the picture's, it stays as it is.
+        sides: (first epoch, side in pixels) in rising order: smaller pictures, which cost less; before the
+            first, and with a side that is not smaller than the picture's, it stays as it is.
         shrink: How: "window" cuts out the middle, "resample" shows all of it with fewer pixels.
 
     Raises:

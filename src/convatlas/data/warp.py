@@ -32,7 +32,7 @@ def flip(images: torch.Tensor, chosen: NDArray[np.bool_]) -> torch.Tensor:
 
 
 def smaller(images: torch.Tensor, side: int, how: Shrink) -> torch.Tensor:
-    """The middle of each image, or all of it with fewer pixels: uint8 (N, C, H, W) -> (N, C, h, w), both at most `side`.
+    """The middle of each image, or all of it with fewer pixels: uint8 (N, C, H, W) -> (N, C, h, w), at most `side`.
 
     An image that is not larger stays. "resample" is bilinear and antialiased.
     """

@@ -188,9 +188,7 @@ def probabilities(model: nn.Module, images: Tensor, *, tta: bool | str = False) 
     True, else a kind of `views.VIEWS`.
     """
     with torch.inference_mode():
-        weighed = [
-            weight * model(view).float().softmax(1) for weight, view in VIEWS[kind_of(tta)].of(images)
-        ]
+        weighed = [weight * model(view).float().softmax(1) for weight, view in VIEWS[kind_of(tta)].of(images)]
         return torch.stack(weighed).sum(0) if len(weighed) > 1 else weighed[0]
 
 

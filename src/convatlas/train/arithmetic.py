@@ -1,8 +1,8 @@
 """How much arithmetic a training is: multiply-adds of all its steps, counted and not measured.
 
-A layer's multiply-adds are made once forward, once more for the gradient of its weights where they learn, and once more
-for the gradient of its input where anything before it learns. So it matters what is held and from when on, and how large
-the images are in which epoch.
+A layer's multiply-adds are made once forward, once more for the gradient of its weights where they learn, and once
+more for the gradient of its input where anything before it learns. So it matters what is held and from when on, and
+how large the images are in which epoch.
 """
 
 from __future__ import annotations

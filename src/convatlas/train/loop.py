@@ -1,8 +1,8 @@
 """The training loop: one for every task, network and recipe.
 
 At each step it seeds every generator from (seed, step, rank), asks the task for the losses of the batch,
-and makes one optimiser step. After each epoch it validates (or as rarely as the recipe says), keeps the best
-weights and commits a checkpoint. It can be stopped at any moment; going on from the last checkpoint gives the same bits.
+and makes one optimiser step. After each epoch, or as rarely as the recipe says, it validates and keeps the best
+weights; it commits a checkpoint. It can be stopped at any moment; going on from there gives the same bits.
 """
 
 from __future__ import annotations
@@ -165,7 +165,9 @@ class Loop:
         seed_step(self.seed, state.step, self.fabric.global_rank)
         progress = state.step / self.total_steps
         lr = params.set_rates(self.optimizer, self.recipe, progress, state.lr_scale)
-        if self.fabric.world_size == 1:  # several processes wait for every gradient; there the rate alone is 0
+        if (
+            self.fabric.world_size == 1
+        ):  # several processes wait for every gradient; there the rate alone is 0
             params.hold_over(self.optimizer, progress)
         self.optimizer.zero_grad(set_to_none=True)
         if state.step in state.skipped:  # known to break, since a rollback

@@ -1,12 +1,12 @@
 """Muon: momentum whose matrices are made orthogonal before each step (Jordan et al., 2024).
 
 The gradient of a weight matrix is nearly of low rank: a few directions would take all of a step. Muon replaces the
-momentum U S V^T of every matrix by U V^T, so that all directions move equally far. Newton and Schulz's iteration finds it
-with a few products of matrices.
+momentum U S V^T of every matrix by U V^T, so that all directions move equally far. Newton and Schulz's iteration
+finds it with a few products of matrices.
 
-Why not `torch.optim.Muon`: it takes matrices only, in the order of their numbers, so that filters (K, C, h, w) would
-need a second set of parameters and copies of channels-last weights; and a vector beside them needs another optimiser. Here
-a filter is the matrix (K, rest) in whatever order its numbers lie, and one optimiser moves all.
+Why not `torch.optim.Muon`: it takes matrices only, so that filters (K, C, h, w) would need a second set of parameters,
+and copies where they lie in channels-last order; and the vectors beside them would need another optimiser. Here a filter
+is the matrix (K, rest) in whatever order its numbers lie, and one optimiser moves all.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # chosen for a steep start; singular values end between about 0.7 and 1.2
+COEFFICIENTS = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # chosen for a steep start; singular values end between about 0.7 and 1.2
 
 
 def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     """U V^T of a matrix U S V^T, roughly: (R, C) -> (R, C) with singular values near 1, in the same type.
 
-    Small singular values need more steps: each makes them 3.4 times larger. Source: Jordan et al., "Muon: an optimizer for
-    hidden layers in neural networks", 2024; the iteration is Higham's, "Functions of Matrices", 2008, chapter 8.
+    Small singular values need more steps: each makes them 3.4 times larger. Source: Jordan et al., "Muon: an optimizer
+    for hidden layers in neural networks", 2024; the iteration is Higham's, "Functions of Matrices", 2008, chapter 8.
 
     Examples:
         >>> torch.manual_seed(0).seed() and None
@@ -51,8 +55,8 @@ class Muon(torch.optim.Optimizer):
         groups: dicts with `params`, `lr`, `momentum`, `weight_decay` and `matrix`.
         nesterov: look ahead by one step of the momentum.
         steps: of the iteration.
-        keeps_norm: before each step, weights are brought to the norm sqrt(R), so that the rate is the angle by which they
-            turn. For filters in front of a normalisation, whose length does not matter; decay has no effect then.
+        keeps_norm: before each step, weights are brought to the norm sqrt(R), so that the rate is the angle by which
+            they turn. For filters in front of a normalisation, whose length does not matter; they are not decayed.
         dtype: of the iteration; bfloat16 pays where the processor multiplies it fast.
     """
 

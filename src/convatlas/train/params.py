@@ -19,37 +19,53 @@ def groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameters that share a rate and a decay.
 
     Where the recipe says `decay_all=False`, vectors and scalars (biases, scales and shifts of normalisation) are not
-    decayed. `factor` is that of the learning rate: of `rates` by name, and `body_lr` for all but the classifier. `until`
-    is the progress at which the group is held (`hold_from`). With Muon, `matrix` tells what it orthogonalises: what
-    has two dimensions or more, the classifier left out; the pull of the decay on the rest does not grow with `factor`.
+    decayed. `factor` is that of the learning rate: of `rates` by name, and `body_lr` for all but the classifier.
+    `until` is the progress at which the group is held (`hold_from`). With Muon, `matrix` tells what it
+    orthogonalises: what has two dimensions or more, the classifier left out; the pull of the decay on the rest does not
+    grow with `factor`.
 
     Raises `UsageError` for a pattern that no parameter fits.
     """
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for field, pairs in (("rates", recipe.rates), ("hold_from", recipe.hold_from)):
-        for pattern, _ in pairs:
-            if not any(fnmatchcase(name, pattern) for name in named):
-                raise UsageError(
-                    f"{field}: no parameter that learns is called {pattern!r}. There are {', '.join(list(named)[:8])} ... "
-                    f"Name one of them, or leave it out (--set {field}=[])."
-                )
+    _check_patterns("rates", recipe.rates, named)
+    _check_patterns("hold_from", recipe.hold_from, named)
     apart, muon = recipe.body_lr != 1, recipe.optimizer == "muon"
     found: dict[tuple[bool, float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in named.items():
-        factor = _chosen(recipe.rates, name, 1.0) * (recipe.body_lr if apart and in_body(model, name) else 1.0)
+        factor = _chosen(recipe.rates, name, 1.0) * (
+            recipe.body_lr if apart and in_body(model, name) else 1.0
+        )
         matrix = muon and parameter.ndim > 1 and (not isinstance(model, Classifier) or in_body(model, name))
         decayed = recipe.decay_all or parameter.ndim > 1
-        found.setdefault((matrix, _chosen(recipe.hold_from, name, 1.0), factor, decayed), []).append(parameter)
+        found.setdefault((matrix, _chosen(recipe.hold_from, name, 1.0), factor, decayed), []).append(
+            parameter
+        )
     result: list[dict[str, Any]] = []
     for key in sorted(found, key=lambda key: (key[2] == 1, *key[:3], not key[3])):
         matrix, until, factor, decayed = key
         decay = recipe.weight_decay if decayed else 0.0
-        group: dict[str, Any] = {"params": found[key], "weight_decay": decay, "factor": factor, "until": until}
+        group: dict[str, Any] = {
+            "params": found[key],
+            "weight_decay": decay,
+            "factor": factor,
+            "until": until,
+        }
         if muon:
             group |= {"matrix": matrix, "momentum": recipe.muon_momentum if matrix else recipe.momentum}
             group["weight_decay"] = decay / factor if factor and not matrix else decay
         result.append(group)
     return result
+
+
+def _check_patterns(
+    field: str, pairs: Sequence[tuple[str, float]], named: Mapping[str, nn.Parameter]
+) -> None:
+    for pattern, _ in pairs:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise UsageError(
+                f"{field}: no parameter that learns is called {pattern!r}. There are {', '.join(list(named)[:8])} ... "
+                f"Name one of them, or leave it out (--set {field}=[])."
+            )
 
 
 def _chosen(pairs: Sequence[tuple[str, float]], name: str, default: float) -> float:
@@ -60,7 +76,7 @@ def _chosen(pairs: Sequence[tuple[str, float]], name: str, default: float) -> fl
 def set_rates(optimiser: torch.optim.Optimizer, recipe: Recipe, progress: float, scale: float = 1.0) -> float:
     """Give every group its rate at `progress`, and return that of the recipe; both times `scale`.
 
-    A group that is held early has its whole schedule in its own time (Brock et al., "FreezeOut", 2017), and then rate 0.
+    A group that is held early has its whole schedule in its own time (Brock et al., "FreezeOut", 2017), then rate 0.
     """
     for group in optimiser.param_groups:
         over = progress >= group["until"] < 1

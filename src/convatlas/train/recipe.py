@@ -19,7 +19,9 @@ from convatlas.train import schedule
 
 Number = tuple[float, ...]
 Named = tuple[tuple[str, float], ...]
-STARTS = [name for name in INITIALISATIONS if name != "fixup"]  # which exchanges layers: build such a network first
+STARTS = [
+    name for name in INITIALISATIONS if name != "fixup"
+]  # which exchanges layers: build such a network first
 MAX_TOML_BYTES = 2**14  # parsing a dotted key takes time with the square of its length
 
 

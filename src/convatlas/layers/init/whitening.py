@@ -55,7 +55,9 @@ def whitening(network: nn.Module, batch: Tensor, *, eps: float = 5e-4) -> None:
                 f"initialisation 'whitening' is for networks that begin with a convolution of one group; {name!r} is "
                 f"{type(layer).__name__}."
             )
-        variances, directions = torch.linalg.eigh(covariance(layer, x) + eps * torch.eye(layer.weight[0].numel()))
+        variances, directions = torch.linalg.eigh(
+            covariance(layer, x) + eps * torch.eye(layer.weight[0].numel())
+        )
         rows = (directions / variances.sqrt()).T.flip(0)[: layer.out_channels // 2]  # the strongest first
         filters = torch.cat((rows, -rows)).to(layer.weight)
         layer.weight[: len(filters)] = filters.view(-1, *layer.weight.shape[1:])

@@ -1,0 +1,113 @@
+"""The speedrun recipe in the ordinary loop, on a few hundred real images."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+
+from convatlas.data import Data, open_data
+from convatlas.errors import UsageError
+from convatlas.infer import Run
+from convatlas.models import create_model
+from convatlas.train import Compute, RunFolder, begin, recipes
+from convatlas.weights import read_weights
+
+CPU = Compute(accelerator="cpu", workers=0)
+SMALL = {"epochs": 2, "batch_size": 60, "accumulate": 1, "init_images": 100}
+
+pytestmark = pytest.mark.data
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    """The first 40 training images of each class of CIFAR-10."""
+    path = tmp_path_factory.mktemp("cifar") / "small.zip"
+    with (
+        zipfile.ZipFile(Path(os.environ["CONVATLAS_DATA"]) / "cifar10.zip") as whole,
+        zipfile.ZipFile(path, "w") as part,
+    ):
+        names = sorted(name for name in whole.namelist() if "train/" in name and name.endswith(".webp"))
+        taken: dict[str, int] = {}
+        for name in names:
+            folder = name.rsplit("/", 1)[0]
+            taken[folder] = taken.get(folder, 0) + 1
+            if taken[folder] <= 40:
+                part.writestr("/".join(name.split("/")[-2:]), BytesIO(whole.read(name)).getvalue())
+    return open_data(path, seed=0)
+
+
+@pytest.fixture(scope="module")
+def run(cifar: Data, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return begin(cifar, recipe="speedrun", settings=SMALL, out=out, compute=CPU)
+
+
+def test_it_brings_its_network_and_learns(cifar: Data, run: RunFolder) -> None:
+    decided = run.read_run()
+    assert decided["model"] == "speedrun_cifar"
+    assert decided["choice"] == "the network of the recipe speedrun"
+    lines = run.metrics()
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert len(losses) == 2 * (len(cifar.train) // 60)
+    assert losses[-1] < 0.9 * losses[0]
+    assert [line["epoch"] for line in lines if line["kind"] == "val"][-1] == 2  # the last one always
+
+
+def test_the_first_layer_whitens_training_images_and_is_never_trained(cifar: Data, run: RunFolder) -> None:
+    trained = Run.load(run.path)
+    images = torch.stack(
+        [trained.preprocessing.fit(cifar.train.image(i)) for i in range(0, len(cifar.train), 4)]
+    )
+    x = trained.preprocessing.normalise(images)
+    layer = trained.model.features.whiten
+    with torch.no_grad():
+        y = torch.nn.functional.conv2d(x, layer.weight).transpose(0, 1).flatten(1)
+    variances = (y @ y.T / y.shape[1]).diag()
+    assert float(variances[:4].min()) > 0.7
+    assert float(variances.max()) < 1.4
+    first = sorted((run.checkpoints).iterdir())[-1]
+    assert torch.equal(read_weights(first / "model.safetensors")["features.whiten.weight"], layer.weight)
+    assert not torch.equal(create_model("speedrun_cifar").features.whiten.weight, layer.weight)
+
+
+def test_filters_keep_their_norm_and_the_optimisers_state_lies_in_the_checkpoint(run: RunFolder) -> None:
+    newest = sorted((run.checkpoints).iterdir())[-1]
+    state = read_weights(newest / "optimizer.safetensors")
+    weights = read_weights(newest / "model.safetensors")
+    filters = [name for name in weights if name.endswith((".conv1.weight", ".conv2.weight"))]
+    assert len(filters) == 6
+    for name in filters:
+        assert state[f"{name}/momentum_buffer"].shape == weights[name].shape
+        assert float(weights[name].norm()) == pytest.approx(len(weights[name]) ** 0.5, rel=0.2)
+    assert "features.whiten.weight/momentum_buffer" not in state
+
+
+def test_the_recipe_is_kept_whole_in_run_json(run: RunFolder) -> None:
+    kept = json.loads((run.path / "run.json").read_text())["recipe"]
+    expected = json.loads(json.dumps(recipes()["speedrun"].to_json())) | SMALL
+    assert {key: kept[key] for key in ("rates", "hold_from", "sizes", "optimizer", "init")} == {
+        key: expected[key] for key in ("rates", "hold_from", "sizes", "optimizer", "init")
+    }
+
+
+def test_for_another_network_it_says_what_does_not_fit(cifar: Data, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"features\.whiten.*leave it out"):
+        begin(
+            cifar, model="resnet20_cifar", recipe="speedrun", settings=SMALL, out=tmp_path / "r", compute=CPU
+        )
+
+
+def test_images_smaller_than_the_network_takes_are_refused_before_a_run_exists(
+    cifar: Data, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="8x8"):
+        begin(
+            cifar, recipe="speedrun", settings={**SMALL, "sizes": [[0, 8]]}, out=tmp_path / "r", compute=CPU
+        )
+    assert not (tmp_path / "r").exists()
