@@ -30,7 +30,7 @@ def photos(count: int = 60, side: int = 32) -> Tensor:
 def test_outputs_are_uncorrelated_with_variance_one_and_come_in_pairs() -> None:
     x, net = photos(), create_model("speedrun_cifar")
     initialise(net, "whitening", batch=x, eps=0.0)
-    layer = net.features.whiten
+    layer = net.features.whiten.conv
     y = F.conv2d(x.double(), layer.weight.double()).transpose(0, 1).flatten(1)
     moments = y @ y.T / y.shape[1]
     expected = torch.eye(12, dtype=torch.float64)
@@ -44,7 +44,7 @@ def test_outputs_are_uncorrelated_with_variance_one_and_come_in_pairs() -> None:
 def test_strongest_directions_first_and_weak_ones_are_not_blown_up() -> None:
     x, net = photos(), create_model("speedrun_cifar")
     initialise(net, "whitening", batch=x)
-    norms = net.features.whiten.weight[:12].flatten(1).norm(dim=1)
+    norms = net.features.whiten.conv.weight[:12].flatten(1).norm(dim=1)
     assert bool((norms.diff() >= -1e-5).all())
     assert float(norms.max()) <= (5e-4) ** -0.5
 
@@ -65,10 +65,10 @@ def test_only_the_first_filters_change() -> None:
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     initialise(net, "whitening", batch=x)
     changed = {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == {"features.whiten.weight"}
+    assert changed == {"features.whiten.conv.weight"}
     again = create_model("speedrun_cifar")
     initialise(again, "whitening", batch=x)
-    assert torch.equal(again.features.whiten.weight, net.features.whiten.weight)
+    assert torch.equal(again.features.whiten.conv.weight, net.features.whiten.conv.weight)
 
 
 def test_a_layer_with_fewer_or_more_outputs() -> None:
@@ -78,7 +78,7 @@ def test_a_layer_with_fewer_or_more_outputs() -> None:
     whole = create_model("speedrun_cifar")
     for net in (few, many, whole):
         initialise(net, "whitening", batch=x)
-    first = whole.features.whiten.weight
+    first = whole.features.whiten.conv.weight
     torch.testing.assert_close(few.weight, torch.cat((first[:3], -first[:3])))
     torch.testing.assert_close(many.weight[:24], first)
     assert torch.equal(many.weight[24:], rest)

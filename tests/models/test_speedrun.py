@@ -31,7 +31,7 @@ def test_maps_of_32_pixels() -> None:
 def test_what_is_held() -> None:
     held = {name for name, p in built().named_parameters() if not p.requires_grad}
     norms = {f"features.block{b}.norm{n}.weight" for b in (1, 2, 3) for n in (1, 2)}
-    assert held == {"features.whiten.weight", *norms}
+    assert held == {"features.whiten.conv.weight", *norms}
     assert all((dict(built().named_parameters())[name] == 1).all() for name in norms)
 
 

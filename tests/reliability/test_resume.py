@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "optimizer": "muon", "lr": 0.05, "muon_momentum": 0.6, "nesterov": True, "precision": "bf16", "mixup": 0.0,
         "rates": [["*.bias", 4.0]], "hold_from": [["features.C1.*", 0.4], ["*.bias", 0.7]], "schedule": "linear",
         "init": "whitening", "crop": "shift", "edge": "reflect", "flip": True, "alternate_flip": True,
-        "sizes": [[0.0, 30]], "shrink": "resample", "validate_every": 2,
+        "image_size": 34, "sizes": [[0.0, 32], [0.6, 33]], "shrink": "resample", "validate_every": 2,
     },
 }  # fmt: skip
 

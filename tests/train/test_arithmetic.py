@@ -28,7 +28,8 @@ def test_a_step_is_what_pytorch_counts(name: str, side: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["features.whiten.*", "features.whiten.bias", "features.block1.*", "features.block2.conv1.*"]
+    "pattern",
+    ["features.whiten.*", "features.whiten.conv.bias", "features.block1.*", "features.block2.conv1.*"],
 )
 def test_a_step_with_held_parts_is_what_pytorch_counts(pattern: str) -> None:
     network = create_model("speedrun_cifar")

@@ -65,15 +65,15 @@ def test_the_first_layer_whitens_training_images_and_is_never_trained(cifar: Dat
         [trained.preprocessing.fit(cifar.train.image(i)) for i in range(0, len(cifar.train), 4)]
     )
     x = trained.preprocessing.normalise(images)
-    layer = trained.model.features.whiten
+    layer = trained.model.features.whiten.conv
     with torch.no_grad():
         y = torch.nn.functional.conv2d(x, layer.weight).transpose(0, 1).flatten(1)
     variances = (y @ y.T / y.shape[1]).diag()
     assert float(variances[:4].min()) > 0.7
     assert float(variances.max()) < 1.4
     first = sorted((run.checkpoints).iterdir())[-1]
-    assert torch.equal(read_weights(first / "model.safetensors")["features.whiten.weight"], layer.weight)
-    assert not torch.equal(create_model("speedrun_cifar").features.whiten.weight, layer.weight)
+    assert torch.equal(read_weights(first / "model.safetensors")["features.whiten.conv.weight"], layer.weight)
+    assert not torch.equal(create_model("speedrun_cifar").features.whiten.conv.weight, layer.weight)
 
 
 def test_filters_keep_their_norm_and_the_optimisers_state_lies_in_the_checkpoint(run: RunFolder) -> None:
@@ -85,7 +85,7 @@ def test_filters_keep_their_norm_and_the_optimisers_state_lies_in_the_checkpoint
     for name in filters:
         assert state[f"{name}/momentum_buffer"].shape == weights[name].shape
         assert float(weights[name].norm()) == pytest.approx(len(weights[name]) ** 0.5, rel=0.2)
-    assert "features.whiten.weight/momentum_buffer" not in state
+    assert "features.whiten.conv.weight/momentum_buffer" not in state
 
 
 def test_the_recipe_is_kept_whole_in_run_json(run: RunFolder) -> None:

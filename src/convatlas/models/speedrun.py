@@ -37,14 +37,14 @@ class Scale(nn.Module):
         return f"{self.factor:g}"
 
 
-def whitening(in_channels: int) -> nn.Conv2d:
+def whitening(in_channels: int) -> nn.Sequential:
     """A 2x2 convolution, held: (N, C, H, W) -> (N, 8C, H - 1, W - 1), a filter and its negative for each direction.
 
     It is drawn at random; the start named "whitening" makes it whiten (`convatlas.layers.init`). Its bias learns.
     """
     layer = nn.Conv2d(in_channels, 2 * in_channels * WHITENED**2, WHITENED)
     layer.weight.requires_grad_(False)
-    return layer
+    return nn.Sequential(OrderedDict[str, nn.Module](conv=layer, gelu=nn.GELU()))
 
 
 def convolution(c_in: int, c_out: int) -> nn.Conv2d:
@@ -102,10 +102,9 @@ class SpeedrunNet(Classifier):
         num_classes: int = 10,
         in_channels: int = 3,
     ) -> None:
-        first = whitening(in_channels)
-        features = OrderedDict[str, nn.Module](whiten=first, gelu=nn.GELU())
-        stages = [Stage("gelu", first.out_channels, 1)]
-        c_in = first.out_channels
+        features = OrderedDict[str, nn.Module](whiten=whitening(in_channels))
+        c_in = 2 * in_channels * WHITENED**2
+        stages = [Stage("whiten", c_in, 1)]
         for number, c_out in enumerate(widths, start=1):
             features[f"block{number}"] = block(c_in, c_out, norm_momentum)
             stages.append(Stage(f"block{number}", c_out, 2**number))
@@ -142,7 +141,7 @@ register(
     classes=10,
     summary="whitening, three blocks of two convolutions, the maximum of each map",
     silent={
-        r"features\.whiten\.weight": "the whitening is held",
+        r"features\.whiten\.conv\.weight": "the whitening is held",
         r"\.norm[12]\.weight": "held at 1: the norms only shift",
     },
 )

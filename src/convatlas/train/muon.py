@@ -5,8 +5,8 @@ momentum U S V^T of every matrix by U V^T, so that all directions move equally f
 finds it with a few products of matrices.
 
 Why not `torch.optim.Muon`: it takes matrices only, so that filters (K, C, h, w) would need a second set of parameters,
-and copies where they lie in channels-last order; and the vectors beside them would need another optimiser. Here a filter
-is the matrix (K, rest) in whatever order its numbers lie, and one optimiser moves all.
+and copies where they lie in channels-last order; and the vectors beside them would need another optimiser. Here a
+filter is the matrix (K, rest) in whatever order its numbers lie, and one optimiser moves all.
 """
 
 from __future__ import annotations

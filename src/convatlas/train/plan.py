@@ -91,6 +91,8 @@ def plan(
         "in_channels": channels,
         **start.options(name),
     }
+    if name == final.network:
+        chosen |= dict(final.options)
     if final.dropout >= 0:
         chosen["dropout"] = final.dropout
     chosen |= options or {}

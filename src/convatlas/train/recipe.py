@@ -94,6 +94,7 @@ class Recipe:
 
     # network
     network: str = ""  # the one that the recipe is for, if no other is named; empty: chosen by the images
+    options: Named = ()  # settings of that network, which --option replaces
     init: str = ""  # how weights are drawn, a name of `layers.init`; empty: as the family starts
     init_images: int = 500  # training images that an initialisation may look at
     dropout: float = -1.0  # below 0: the network's own
