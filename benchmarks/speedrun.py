@@ -2,10 +2,11 @@
 
     PYTHONPATH=src python benchmarks/speedrun.py CIFAR10 [--name NAME] [--seed N] [--set KEY=VALUE ...] [--test]
 
-CIFAR10 is `cifar10.zip`. Each call is one training and adds one record to `benchmarks/results/speedrun-search-DATE.json`:
-settings, validation accuracy in one, two, six and eighteen views, multiply-adds of the training counted by
-`convatlas.train.arithmetic`, seconds of training and the processor's seconds, and the machine's rate for bf16 convolutions
-before and after. Without --test no test image is looked at. Measured, never asserted.
+CIFAR10 is `cifar10.zip`. Each call is one training and adds one record to
+`benchmarks/results/speedrun-search-DATE.json`: settings, validation accuracy in one, two, six and eighteen views,
+arithmetic of the training counted by `convatlas.train.arithmetic`, seconds of training and the processor's seconds, and
+the machine's rate for bf16 convolutions before and after. Without --test no test image is looked at. Measured, never
+asserted.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ REPRESENTATIVES = {
     "highway": "highway19_cifar", "lenet": "lenet5_1998", "mcdnn": "mcdnn_column", "mnasnet": "mnasnet1_0",
     "inception_resnet": "inception_resnet_v2", "mobilenet_v3": "mobilenet_v3_large", "nin": "nin_cifar10",
     "preact": "resnet200_preact", "resnet": "resnet50_v1", "senet": "se_resnet50_paper", "bagnet": "bagnet33",
-    "resnext": "resnext50_32x4d", "shufflenet_v2": "shufflenet_v2_x1_0", "speedrun": "speedrun_cifar", "squeezenet": "squeezenet1_0",
+    "resnext": "resnext50_32x4d", "shufflenet_v2": "shufflenet_v2_x1_0", "squeezenet": "squeezenet1_0",
+    "speedrun": "speedrun_cifar",
     "stochastic_depth": "resnet110_stochastic_depth_cifar", "vgg": "vgg16", "wide_resnet": "wide_resnet28_10_cifar",
 }  # fmt: skip
 PARTS = {  # one part of a network: (network, path, title)

@@ -16,6 +16,7 @@ from convatlas.errors import UsageError
 from convatlas.infer import Run
 from convatlas.models import create_model
 from convatlas.train import Compute, RunFolder, begin, recipes
+from convatlas.train.plan import plan
 from convatlas.weights import read_weights
 
 CPU = Compute(accelerator="cpu", workers=0)
@@ -56,7 +57,8 @@ def test_it_brings_its_network_and_learns(cifar: Data, run: RunFolder) -> None:
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert len(losses) == 2 * (len(cifar.train) // 60)
     assert losses[-1] < 0.9 * losses[0]
-    assert [line["epoch"] for line in lines if line["kind"] == "val"][-1] == 2  # the last one always
+    assert [line["epoch"] for line in lines if line["kind"] == "val"] == [2]  # the last one always
+    assert decided["options"]["norm_momentum"] == 0.025
 
 
 def test_the_first_layer_whitens_training_images_and_is_never_trained(cifar: Data, run: RunFolder) -> None:
@@ -111,3 +113,24 @@ def test_images_smaller_than_the_network_takes_are_refused_before_a_run_exists(
             cifar, recipe="speedrun", settings={**SMALL, "sizes": [[0, 8]]}, out=tmp_path / "r", compute=CPU
         )
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(("every", "validated"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
+def test_validated_after_every_so_many_epochs_and_the_last(
+    tmp_path: Path, every: int, validated: list[int]
+) -> None:
+    settings = {"epochs": 5, "batch_size": 512, "validate_every": every, "early_stopping": 5}
+    folder = begin("digits", model="lenet5", settings=settings, out=tmp_path / "run", compute=CPU)
+    assert [line["epoch"] for line in folder.metrics() if line["kind"] == "val"] == validated
+    assert Run.load(folder.path).spec.epoch in validated
+    assert [line["epoch"] for line in folder.timing() if line["kind"] == "epoch"] == [1, 2, 3, 4, 5]
+
+
+def test_what_is_named_and_set_wins_over_the_recipes_network_and_options(cifar: Data) -> None:
+    other = plan(cifar, "resnet20_cifar", "speedrun")
+    assert other.model == "resnet20_cifar"
+    assert "norm_momentum" not in other.options
+    assert plan(cifar, None, "speedrun", options={"norm_momentum": 0.4}).options["norm_momentum"] == 0.4
+    assert plan(cifar, None, "quick", {"network": "lenet5"}).model == "lenet5"
+    with pytest.raises(UsageError, match="no network"):
+        plan(cifar, None, "quick", {"network": "lenet55"})

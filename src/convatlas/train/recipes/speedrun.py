@@ -2,10 +2,10 @@
 
 `convatlas train CIFAR10 --recipe speedrun`, then `convatlas eval RUN --views shift`
 
-From the paper and the variant with Muon that its author published after it: the network, whitened by training images and
-the whitening held; 8 epochs in batches of 2000; filters by Muon (rate 0.24, momentum 0.6, three iterations, norm kept), the rest by
-SGD with Nesterov's momentum 0.85; rates falling linearly to 0, the bias of the whitening held after 3/8; label smoothing
-0.2; shift by 2 pixels with reflected borders; alternating mirroring; six views at test time.
+From the paper and the variant with Muon that its author published after it: the network, whitened by training images
+and the whitening held; 8 epochs in batches of 2000; filters by Muon (rate 0.24, momentum 0.6, three iterations, norm
+kept), the rest by SGD with Nesterov's momentum 0.85; rates falling linearly to 0, the bias of the whitening held after
+3/8; label smoothing 0.2; shift by 2 pixels with reflected borders; alternating mirroring; six views at test time.
 
 There the loss is the sum over a batch, and rates are 0.053 for biases and 0.67 for the classifier. Here it is the mean:
 the rates below are 2000 times theirs, as factors of Muon's. The decay is theirs, 2e-6 a sample.
