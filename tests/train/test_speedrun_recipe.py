@@ -15,7 +15,7 @@ from convatlas.data import Data, open_data
 from convatlas.errors import UsageError
 from convatlas.infer import Run
 from convatlas.models import create_model
-from convatlas.train import Compute, RunFolder, begin, recipes
+from convatlas.train import Compute, RunFolder, begin, params, recipes
 from convatlas.train.plan import plan
 from convatlas.weights import read_weights
 
@@ -88,6 +88,29 @@ def test_filters_keep_their_norm_and_the_optimisers_state_lies_in_the_checkpoint
         assert state[f"{name}/momentum_buffer"].shape == weights[name].shape
         assert float(weights[name].norm()) == pytest.approx(len(weights[name]) ** 0.5, rel=0.2)
     assert "features.whiten.conv.weight/momentum_buffer" not in state
+
+
+def test_the_papers_rates_for_the_mean_of_a_batch() -> None:
+    """The source minimises the sum over a batch of 2000, at 0.24, 0.67 and 0.053, and decays by 2e-6 a sample."""
+    recipe, net = recipes()["speedrun-2024"], create_model("speedrun_cifar")
+    optimiser = params.optimizer(net, recipe)
+    params.set_rates(optimiser, recipe, 0.0)
+    name_of = {id(p): name for name, p in net.named_parameters()}
+    rates = {name_of[id(p)]: group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    decays = {
+        name_of[id(p)]: group["lr"] * group["weight_decay"]
+        for group in optimiser.param_groups
+        for p in group["params"]
+    }
+    assert rates["features.block2.conv1.weight"] == pytest.approx(0.24)
+    assert rates["head.fc.weight"] == pytest.approx(0.67 * 2000)
+    assert rates["features.whiten.conv.bias"] == rates["features.block3.norm2.bias"] == pytest.approx(106)
+    assert decays["head.fc.weight"] == decays["features.block1.norm1.bias"] == pytest.approx(2e-6 * 2000)
+    assert recipe.rate(0.5) == pytest.approx(0.12)
+    params.set_rates(optimiser, recipe, 3 / 16)  # half of the whitening's own time
+    of = {name_of[id(p)]: group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    assert of["features.whiten.conv.bias"] == pytest.approx(53)
+    assert of["features.block1.norm1.bias"] == pytest.approx(106 * 13 / 16)
 
 
 def test_the_recipe_is_kept_whole_in_run_json(run: RunFolder) -> None:

@@ -31,8 +31,8 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     for hidden layers in neural networks", 2024; the iteration is Higham's, "Functions of Matrices", 2008, chapter 8.
 
     Examples:
-        >>> torch.manual_seed(0).seed() and None
-        >>> values = torch.linalg.svdvals(orthogonalised(torch.randn(4, 9)))
+        >>> matrix = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+        >>> values = torch.linalg.svdvals(orthogonalised(matrix))
         >>> bool((values > 0.5).all() and (values < 1.3).all())
         True
     """

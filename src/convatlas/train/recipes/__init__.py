@@ -27,6 +27,7 @@ _NAMED = {
         Named(vgg_2014.RECIPE),
         Named(resnet_2015.RECIPE),
         Named(resnet_cifar_2015.RECIPE),
+        Named(speedrun.PAPER),
         Named(speedrun.RECIPE),
     )
 }
