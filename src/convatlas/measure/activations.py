@@ -24,12 +24,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from convatlas.errors import UsageError
 from convatlas.hooks import eval_mode, watched
 from convatlas.measure.depth import is_weight_layer
 from convatlas.measure.trace import refusals, tensors_in
+from convatlas.measure.watch import Watch
 from convatlas.randomness import preserved
 
 RECTIFIERS = {"relu": "ReLU", "relu_": "ReLU", "hardtanh": "ReLU6", "hardtanh_": "ReLU6"}
@@ -206,7 +206,7 @@ def is_layer(module: nn.Module) -> bool:
     return is_weight_layer(module) and 2 * numbers(False) > numbers(True)
 
 
-class _Observer(TorchDispatchMode):
+class _Observer(Watch):
     """Sees the operations of one forward pass, and the module that each happened in."""
 
     def __init__(self, tallies: dict[str, _Tally], bins: int) -> None:

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from convatlas.hooks import eval_mode, watched
-from convatlas.measure.trace import META, ghost, refusals, tensors_in, to_meta
+from convatlas.measure.shapes import META
+from convatlas.measure.trace import ghost, refusals, tensors_in, to_meta
 from convatlas.randomness import preserved
 
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)  # pyright: ignore[reportPrivateUsage]

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from convatlas.errors import UsageError
 from convatlas.hooks import eval_mode, train_mode
-from convatlas.measure.trace import META, Inputs, ghost, refusals, tensors_in, to_meta
+from convatlas.measure.shapes import META
+from convatlas.measure.trace import Inputs, ghost, refusals, tensors_in, to_meta
+from convatlas.measure.watch import Watch
 from convatlas.randomness import preserved
 
 OPTIMIZERS: dict[str, Callable[[Iterable[Tensor]], Optimizer]] = {
@@ -172,7 +173,7 @@ def _size(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class _Live(TorchDispatchMode):
+class _Live(Watch):
     """Counts the bytes of every storage from its first appearance until nothing holds it."""
 
     def __init__(self, held: Iterable[Tensor]) -> None:

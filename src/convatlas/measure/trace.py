@@ -18,13 +18,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from convatlas.errors import ConvAtlasError, UsageError
 from convatlas.hooks import eval_mode, watched
+from convatlas.measure.shapes import META, hollow, shaped
+from convatlas.measure.watch import Watch
 from convatlas.randomness import preserved
 
-META = torch.device("meta")
 Shape = tuple[int, ...]
 Inputs = Sequence[int] | Sequence[Sequence[int] | Tensor]
 
@@ -104,7 +104,7 @@ class _Frame:
     has_children: bool = False
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(Watch):
     """Keeps the operations of the module that is on top of the stack; moves stray tensors to meta."""
 
     def __init__(self, params: dict[int, tuple[str, int]]) -> None:
@@ -137,7 +137,7 @@ class _Recorder(TorchDispatchMode):
                 kwargs["device"] = META
         else:
             kwargs = {}
-        output = shaped_alike(name, args) if not kwargs else None
+        output = shaped(name, args) if not kwargs else None
         if output is None:
             output = func(*args, **kwargs)
         outputs = (output,) if isinstance(output, Tensor) else tuple(tensors_in(output))
@@ -177,57 +177,6 @@ def _on_meta(values: Any) -> tuple[tuple[Any, ...], list[Tensor]]:
 def to_meta(value: Any) -> Any:
     """A tensor without its content; anything else as it is."""
     return hollow(value) if isinstance(value, Tensor) and value.device.type != "meta" else value
-
-
-def hollow(tensor: Tensor) -> Tensor:
-    """A new tensor of the same shape, strides and type without content (`empty_like` takes ten times as long)."""
-    strides = tensor.stride()
-    if 0 in strides:
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device=META)
-    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=META)
-
-
-_ONE = frozenset(
-    (
-        "relu",
-        "silu",
-        "sigmoid",
-        "tanh",
-        "gelu",
-        "hardswish",
-        "hardsigmoid",
-        "hardtanh",
-        "leaky_relu",
-        "elu",
-        "clamp",
-    )
-)
-_TWO = frozenset(("add", "sub", "mul", "div"))
-
-
-def shaped_alike(name: str, args: tuple[Any, ...]) -> Any:
-    """The output of an operation whose first argument has its shape and type; None where that is not certain.
-
-    PyTorch works shapes out in Python, with broadcasting and types: for these, most of a network's operations, that
-    takes five times as long as the whole rest of a pass.
-    """
-    base = name.removesuffix("_")
-    if base not in _ONE and base not in _TWO and name != "native_batch_norm":
-        return None
-    first = args[0] if args else None
-    if not isinstance(first, Tensor) or not first.is_floating_point():
-        return None
-    if name == "native_batch_norm":
-        training = args[5]
-        return None if training else (hollow(first), first.new_empty(0), first.new_empty(0))
-    if base in _TWO:
-        second = args[1]
-        if isinstance(second, Tensor):
-            if second.shape != first.shape or second.dtype != first.dtype:
-                return None
-        elif isinstance(second, complex):
-            return None
-    return first if name.endswith("_") else hollow(first)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
