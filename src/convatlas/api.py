@@ -223,7 +223,8 @@ def _reported(folder: RunFolder, data: Data, *, alone_before: bool) -> Run:
         dist.destroy_process_group()
     run = Run.load(folder.path)
     if first:
-        evaluation = run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint)
-        folder.write_evaluation("val", evaluation.to_json())
+        if len(data.val):
+            evaluation = run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint)
+            folder.write_evaluation("val", evaluation.to_json())
         write_report(folder, data)
     return run

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from convatlas import api
 from convatlas.data import Data, open_data
-from convatlas.errors import UsageError
+from convatlas.errors import DataError, UsageError
 from convatlas.infer import Run
 from convatlas.models import create_model
 from convatlas.train import Compute, RunFolder, begin, params, recipes
@@ -157,3 +158,27 @@ def test_what_is_named_and_set_wins_over_the_recipes_network_and_options(cifar: 
     assert plan(cifar, None, "quick", {"network": "lenet5"}).model == "lenet5"
     with pytest.raises(UsageError, match="no network"):
         plan(cifar, None, "quick", {"network": "lenet55"})
+
+
+def test_without_images_to_validate_with_the_last_weights_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"epochs": 2, "batch_size": 512, "ema": 0.9}
+    reading = {"val_share": 0}
+    run = api.train("digits", "lenet5", settings=settings, reading=reading, out=tmp_path / "run", compute=CPU)
+    assert run.folder.evaluation("val") is None
+    assert run.spec.epoch == 2
+    assert run.spec.score == {}
+    assert run.folder.read_run()["data"]["counts"]["val"] in (0, {})
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "the weights are those of the last epoch, 2" in page
+    before = run.folder.metrics_path.read_bytes()
+    api.resume(tmp_path / "run", compute=CPU)
+    assert run.folder.metrics_path.read_bytes() == before
+    assert api.evaluate(run).count == 359
+    kept = read_weights(sorted(run.folder.checkpoints.iterdir())[-1] / "ema.safetensors")
+    assert all(torch.equal(value, run.model.state_dict()[name]) for name, value in kept.items())
+    with pytest.raises(UsageError, match="early_stopping = 3"):
+        api.train("digits", "lenet5", settings={"early_stopping": 3}, reading=reading, compute=CPU)
+    with pytest.raises(DataError, match="validate with"):
+        begin(open_data("digits", val_share=0), model="lenet5", out=tmp_path / "other", compute=CPU)

@@ -72,7 +72,7 @@ def render(
         "shown": shown,
         "best": run.spec,
         "start": _start(decided),
-        "epochs_run": max((line["epoch"] for line in metrics if line.get("kind") == "val"), default=0),
+        "epochs_run": max((line["epoch"] for line in metrics if "epoch" in line), default=0),
         "weights_kind": next((line.get("weights") for line in metrics if line.get("best")), "model"),
         "recipe_changes": _changes(decided),
         "all_settings": {

@@ -140,10 +140,7 @@ class Loop:
                 if saving and state.step < (epoch + 1) * self.train_batches.steps:
                     self._save()
         trained = clock.seconds()
-        if (epoch + 1) % self.recipe.validate_every == 0 or epoch + 1 == self.recipe.epochs:
-            self._validate(epoch, stop)
-        else:
-            state.validated = epoch + 1
+        self._conclude(epoch, stop)
         if self._timing is not None and clock.images:
             self._timing.append(
                 {
@@ -275,6 +272,20 @@ class Loop:
 
     # --- validation -------------------------------------------------------------------------------------
 
+    def _conclude(self, epoch: int, stop: StopRequest) -> None:
+        """Validate an epoch where it is due: the last one always. Without images for it the last weights are kept."""
+        last = epoch + 1 == self.recipe.epochs
+        if not len(self.val_batches.split):
+            if last:
+                self._share_buffers()
+                self.state.best_epoch = epoch + 1
+                with self.ema.applied(self.plain) if self.ema else nullcontext():
+                    self._keep_best(epoch, {})
+        elif last or (epoch + 1) % self.recipe.validate_every == 0:
+            self._validate(epoch, stop)
+            return
+        self.state.validated = epoch + 1
+
     @torch.no_grad()
     def _validate(self, epoch: int, stop: StopRequest) -> None:
         """Measure on the validation split, with averaged weights where the recipe has them; keep the best."""
@@ -332,7 +343,8 @@ class Loop:
 
     def _keep_best(self, epoch: int, values: Mapping[str, float]) -> None:
         if self.fabric.is_global_zero:
-            spec = {"format": 1, **self.spec, "epoch": epoch + 1, "score": {"split": "val", **values}}
+            score = {"split": "val", **values} if values else {}
+            spec = {"format": 1, **self.spec, "epoch": epoch + 1, "score": score}
             parts = {
                 "model.safetensors": save_weights(self.plain.state_dict()),
                 "spec.json": (json.dumps(spec, indent=2, sort_keys=True) + "\n").encode(),

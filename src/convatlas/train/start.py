@@ -94,9 +94,14 @@ def begin(
     data = (
         where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
     )
-    _check_trainable(data)
+    _check_trainable(data, validated=reading.get("val_share") != 0)
     decision = plan(data, model, recipe, settings, seed, weights, options)
     final, spec = decision.recipe, find(decision.model)
+    if final.early_stopping and not len(data.val):
+        raise UsageError(
+            f"early_stopping = {final.early_stopping} needs images to validate with, and there are none: leave it out, "
+            "or hold some out (--val-share 0.1)."
+        )
     start: dict[str, Any] = decision.start.to_json()
     decided: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -302,7 +307,8 @@ def _initialise(
         initialise(network, recipe.init, **seen)
 
 
-def _check_trainable(data: Data) -> None:
+def _check_trainable(data: Data, *, validated: bool) -> None:
+    """Raises `DataError` where classes or images are missing. Without `validated`, none to validate with is a wish."""
     if len(data.classes) < 2:
         raise DataError(
             f"{data.where} has one class ({data.classes[0]!r}); telling images apart needs at least two."
@@ -310,7 +316,7 @@ def _check_trainable(data: Data) -> None:
             else f"{data.where} has no classes: images are expected in one folder per class."
         )
     for split, role in ((data.train, "learn from"), (data.val, "validate with")):
-        if len(split) == 0:
+        if len(split) == 0 and (validated or split is data.train):
             raise DataError(
                 f"{data.where} leaves no images to {role} ({data.summary()['counts']}); more are needed."
             )
