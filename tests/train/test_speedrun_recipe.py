@@ -17,7 +17,7 @@ from convatlas.errors import DataError, UsageError
 from convatlas.infer import Run
 from convatlas.models import create_model
 from convatlas.train import Compute, RunFolder, begin, params, recipes
-from convatlas.train.plan import plan
+from convatlas.train.plan import check_wishes, plan
 from convatlas.weights import read_weights
 
 CPU = Compute(accelerator="cpu", workers=0)
@@ -53,7 +53,7 @@ def run(cifar: Data, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_it_brings_its_network_and_learns(cifar: Data, run: RunFolder) -> None:
     decided = run.read_run()
     assert decided["model"] == "speedrun_cifar"
-    assert decided["choice"] == "the network of the recipe speedrun"
+    assert decided["choice"] == "the network that the recipe is for"
     lines = run.metrics()
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert len(losses) == 2 * (len(cifar.train) // 60)
@@ -156,6 +156,9 @@ def test_what_is_named_and_set_wins_over_the_recipes_network_and_options(cifar: 
     assert "norm_momentum" not in other.options
     assert plan(cifar, None, "speedrun", options={"norm_momentum": 0.4}).options["norm_momentum"] == 0.4
     assert plan(cifar, None, "quick", {"network": "lenet5"}).model == "lenet5"
+    check_wishes(None, "speedrun", None, options={"norm_momentum": 0.4})  # no --model is needed
+    with pytest.raises(UsageError, match="speedrun_cifar has no option 'norm_momentun'"):
+        check_wishes(None, "speedrun", None, options={"norm_momentun": 0.4})
     with pytest.raises(UsageError, match="no network"):
         plan(cifar, None, "quick", {"network": "lenet55"})
 
