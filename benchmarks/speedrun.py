@@ -102,17 +102,19 @@ def main() -> None:
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", dest="options")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--views", nargs="*", default=["one", "shift"], choices=list(VIEWS))
+    parser.add_argument("--all-of-train", action="store_true", help="hold nothing out: for what is frozen")
     parser.add_argument("--test", action="store_true", help="look at test, once")
     parser.add_argument("--search", action="store_true", help="train all variants")
     wish = parser.parse_args()
     if wish.search:
         search(wish.data, wish.seed)
         return
-    data = api.open_data(wish.data.resolve(), seed=wish.seed)
+    reading = {"val_share": 0} if wish.all_of_train else {}
+    data = api.open_data(wish.data.resolve(), seed=wish.seed, **reading)
     before, wall, used = ceiling(), time.monotonic(), time.process_time()
     run = api.train(
         data, recipe=wish.recipe, out=wish.out, seed=wish.seed, settings=pairs(wish.settings),
-        options=settings(wish.options), compute=Compute(accelerator="cpu"),
+        options=settings(wish.options), reading=reading, compute=Compute(accelerator="cpu"),
     )  # fmt: skip
     wall, used = time.monotonic() - wall, time.process_time() - used
     decided = run.folder.read_run()
@@ -141,7 +143,7 @@ def main() -> None:
             if line.get("kind") == "val"
         ],
     }
-    for split in ("val", "test") if wish.test else ("val",):
+    for split in [*(["val"] if len(data.val) else []), *(["test"] if wish.test else [])]:
         images = {part.name: part for part in data.splits}[split]
         for kind in wish.views:
             evaluation = run.evaluate(images, split_name=split, tta=kind)
