@@ -109,7 +109,7 @@ def main() -> None:
     if wish.search:
         search(wish.data, wish.seed)
         return
-    reading = {"val_share": 0} if wish.all_of_train else {}
+    reading: dict[str, Any] = {"val_share": 0} if wish.all_of_train else {}
     data = api.open_data(wish.data.resolve(), seed=wish.seed, **reading)
     before, wall, used = ceiling(), time.monotonic(), time.process_time()
     run = api.train(
