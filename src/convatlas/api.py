@@ -155,7 +155,7 @@ def resume(
 
 
 def evaluate(
-    run: Run, data: str | Path | Data | None = None, split: str | None = None, *, tta: bool = False
+    run: Run, data: str | Path | Data | None = None, split: str | None = None, *, tta: bool | str = False
 ) -> Evaluation:
     """How good a run is on a split of its own images, or of others with the same classes; kept in its folder.
 
@@ -165,7 +165,8 @@ def evaluate(
         run: what `train` or `Run.load` gave.
         data: other images, or where the run's own are now; as the run knew them if None.
         split: "test", "val", "train" or "all". None: test; of other images that have none, all.
-        tta: average over the picture and its mirror image.
+        tta: average over the picture and its mirror image, or over the views of a kind: "shift" (mirrored, and shifted
+            by a pixel: 6 forward passes an image) or "grid" (all nine shifts, mirrored: 18).
 
     Raises:
         DataError: the split has no images, or has classes that the network does not know.
@@ -242,7 +243,8 @@ def _reported(folder: RunFolder, data: Data, *, alone_before: bool) -> Run:
         dist.destroy_process_group()
     run = Run.load(folder.path)
     if first:
-        evaluation = run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint)
-        folder.write_evaluation("val", evaluation.to_json())
+        if len(data.val):
+            evaluation = run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint)
+            folder.write_evaluation("val", evaluation.to_json())
         write_report(folder, data)
     return run

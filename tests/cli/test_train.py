@@ -44,6 +44,13 @@ def test_json_tells_a_program_everything(convatlas: Callable[..., str]) -> None:
     answer = json.loads(convatlas("eval", "run", "--json"))
     assert (answer["split"], answer["count"], len(answer["keys"])) == ("test", 359, 359)
 
+    said = convatlas("eval", "run", "--views", "shift")
+    assert "359 images, each also shown mirrored and shifted by a pixel, in 6 views)" in said
+    assert "in 6 views" in Path("run", "report.html").read_text()
+    kept = json.loads(Path("run", "evaluation", "test.json").read_text())
+    assert (kept["views"], kept["tta"]) == ("shift", True)
+    assert "each also shown mirrored" in convatlas("compare", "run", "--json")
+
 
 def test_options_reach_the_run_and_a_file_yields_to_them(convatlas: Callable[..., str]) -> None:
     Path("mine.toml").write_text("lr = 0.5\nflip = true\nmomentum = 0.5\n")

@@ -399,8 +399,11 @@ def _conclude(run: Run, *, as_json: bool) -> None:
 
 def accuracy(evaluation: Mapping[str, Any]) -> str:
     """A rate with its interval and its split: "accuracy on val: 98.60 % (95 % interval 95.0 to 99.6 %, 143 images)"."""
+    from convatlas.infer.views import VIEWS
+
     low, high = (100 * bound for bound in evaluation["top1_interval"])
+    shown = VIEWS[evaluation["views"]].says
     return (
         f"accuracy on {evaluation['split']}: {100 * evaluation['top1']:.2f} % "
-        f"(95 % interval {low:.1f} to {high:.1f} %, {evaluation['count']:,} images)"
+        f"(95 % interval {low:.1f} to {high:.1f} %, {evaluation['count']:,} images{', ' * bool(shown)}{shown})"
     )

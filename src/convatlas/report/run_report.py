@@ -25,6 +25,7 @@ from convatlas.data import Data, Preprocessing
 from convatlas.errors import BadCheckpoint
 from convatlas.files import write_durable
 from convatlas.infer import Evaluation, Run
+from convatlas.infer.views import VIEWS
 from convatlas.measure import measure, table
 from convatlas.models import find
 from convatlas.report import charts, pictures
@@ -74,7 +75,7 @@ def render(
         "shown": shown,
         "best": run.spec,
         "start": _start(decided),
-        "epochs_run": max((line["epoch"] for line in metrics if line.get("kind") == "val"), default=0),
+        "epochs_run": max((line["epoch"] for line in metrics if "epoch" in line), default=0),
         "weights_kind": next((line.get("weights") for line in metrics if line.get("best")), "model"),
         "recipe_changes": _changes(decided),
         "all_settings": {
@@ -297,7 +298,7 @@ def _template(page: Mapping[str, Any]) -> str:
     }
     script, style = (_source(name) for name in ("sort.js", "style.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    ours = {"script": Markup(script), "style": Markup(style)}  # noqa: S704 - files of this package
+    ours = {"script": Markup(script), "style": Markup(style), "views": VIEWS}  # noqa: S704 - files of this package
     return environment.get_template("template.html.j2").render(**page, **ours, script_hash=digest)
 
 

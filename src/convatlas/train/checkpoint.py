@@ -30,7 +30,7 @@ class State:
     """Where a run stands. `step` counts optimiser steps made; offsets are bytes of the two logs."""
 
     step: int = 0
-    validated: int = 0  # epochs whose validation is done
+    validated: int = 0  # epochs that are over, their validation done where it was due
     best_score: float | None = None
     best_loss: float | None = None
     best_epoch: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shlex
@@ -20,11 +21,12 @@ from convatlas import allocator
 from convatlas.data import Batches, Data, Preprocessing, open_data
 from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.files import newest
+from convatlas.layers.init import INITIALISATIONS, initialise
 from convatlas.layers.sync_batch_norm import synchronise
 from convatlas.measure.machine import machine, versions
 from convatlas.measure.trace import trace
 from convatlas.models import create_model, find
-from convatlas.randomness import key, preserved
+from convatlas.randomness import generator, key, preserved
 from convatlas.train import agreement, checkpoint, processes
 from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop
@@ -125,7 +127,7 @@ def begin(
     data = (
         where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
     )
-    _check_trainable(data)
+    _check_trainable(data, validated=reading.get("val_share") != 0)
     command = _command(
         data, model, recipe, settings, seed, weights, options, safety, reading, find_rate, compute, like
     )
@@ -134,6 +136,11 @@ def begin(
         return resume(out, where=data, compute=compute, safety=safety, observer=observer, notify=notify)
     decision = plan(data, model, recipe, settings, seed, weights, options)
     final, spec = decision.recipe, find(decision.model)
+    if final.early_stopping and not len(data.val):
+        raise UsageError(
+            f"early_stopping = {final.early_stopping} needs images to validate with, and there are none: leave it out, "
+            "or hold some out (--val-share 0.1)."
+        )
     start: dict[str, Any] = decision.start.to_json()
     decided: dict[str, Any] = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -160,7 +167,8 @@ def begin(
         "machine": machine(),
     }
     network = _network(decided)
-    _check_size(network, decision.model, decision.preprocessing)
+    _check_size(network, decision.model, decision.preprocessing, final)
+    _initialise(network, final, data, decision.preprocessing, seed)
     if decision.start.learnt:
         start |= decision.start.read(data.classes).fill(network)
     start["held"] = list(held(network, final))
@@ -265,10 +273,11 @@ def resume(
     )
     if notify is not None and fabric.is_global_zero:
         notify({**decided, "path": str(folder.path)})
-    if newest(folder.checkpoints)[0] is None and (
-        reading := again(decided.get("start", {}), find(decided["model"]))
-    ):
-        reading.fill(network)
+    if newest(folder.checkpoints)[0] is None:  # it was stopped before its first checkpoint
+        prepared = Preprocessing.from_json(decided["preprocessing"])
+        _initialise(network, recipe, source, prepared, decided["seed"])
+        if reading := again(decided.get("start", {}), find(decided["model"])):
+            reading.fill(network)
     with agreement.together(fabric):
         _loop(folder, decided, source, fabric, compute, safety, observer, network).run()
     return folder
@@ -405,7 +414,27 @@ def _network(decided: Mapping[str, Any]) -> nn.Module:
         return create_model(decided["model"], **decided["options"])
 
 
-def _check_trainable(data: Data) -> None:
+def _initialise(
+    network: nn.Module, recipe: Recipe, data: Data, preprocessing: Preprocessing, seed: int
+) -> None:
+    """Draw the weights as the recipe says: a function of the seed and, where that start looks at images, of so many
+    training images, not augmented.
+    """
+    if not recipe.init:
+        return
+    seen: dict[str, Any] = {}
+    if "batch" in inspect.signature(INITIALISATIONS[recipe.init]).parameters:
+        count = min(recipe.init_images, len(data.train))
+        chosen = generator(seed, "init").choice(len(data.train), count, replace=False)
+        fitted = torch.stack([preprocessing.fit(data.train.image(int(i))) for i in chosen])
+        seen["batch"] = preprocessing.normalise(fitted)
+    with preserved():
+        torch.manual_seed(key(seed, "init"))
+        initialise(network, recipe.init, **seen)
+
+
+def _check_trainable(data: Data, *, validated: bool) -> None:
+    """Raises `DataError` where classes or images are missing. Without `validated`, none to validate with is a wish."""
     if len(data.classes) < 2:
         raise DataError(
             f"{data.where} has one class ({data.classes[0]!r}); telling images apart needs at least two."
@@ -413,15 +442,16 @@ def _check_trainable(data: Data) -> None:
             else f"{data.where} has no classes: images are expected in one folder per class."
         )
     for split, role in ((data.train, "learn from"), (data.val, "validate with")):
-        if len(split) == 0:
+        if len(split) == 0 and (validated or split is data.train):
             raise DataError(
                 f"{data.where} leaves no images to {role} ({data.summary()['counts']}); more are needed."
             )
 
 
-def _check_size(network: nn.Module, name: str, prepared: Preprocessing) -> None:
+def _check_size(network: nn.Module, name: str, prepared: Preprocessing, recipe: Recipe) -> None:
     """Refuse images that are too small for the network before a run exists."""
-    height, width = prepared.size
+    least = min((side for _, side in recipe.sizes), default=max(prepared.size))
+    height, width = (min(side, least) for side in prepared.size)
     try:
         trace(network, (len(prepared.mean), height, width))
     except UsageError as error:
