@@ -43,6 +43,7 @@ REPRESENTATIVES = {
     "inception_resnet": "inception_resnet_v2", "mobilenet_v3": "mobilenet_v3_large", "nin": "nin_cifar10",
     "preact": "resnet200_preact", "resnet": "resnet50_v1", "senet": "se_resnet50_paper", "bagnet": "bagnet33",
     "resnext": "resnext50_32x4d", "shufflenet_v2": "shufflenet_v2_x1_0", "squeezenet": "squeezenet1_0",
+    "speedrun": "speedrun_cifar",
     "stochastic_depth": "resnet110_stochastic_depth_cifar", "vgg": "vgg16", "wide_resnet": "wide_resnet28_10_cifar",
 }  # fmt: skip
 PARTS = {  # one part of a network: (network, path, title)
@@ -73,6 +74,7 @@ ACTIVATIONS = (
     nn.Hardsigmoid,
     nn.ELU,
     nn.LeakyReLU,
+    nn.GELU,
 )
 SILENT = (nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, DropPath)
 

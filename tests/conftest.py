@@ -11,16 +11,23 @@ import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from ranks import Ranks
+
 
 ROOT = Path(__file__).parents[1]
 OFFLINE = Path(__file__).parent / "offline"
 DATA = os.environ.get("CONVATLAS_DATA")
 RELEASE = os.environ.get("CONVATLAS_RELIABILITY") == "release"
 NO_DATA = "data: CONVATLAS_DATA is not set"
+NO_NAMESPACES = "two hosts: network namespaces are not permitted here"
 
 if not hasattr(sys.modules.get("sitecustomize"), "attempts"):  # none so far, or the system's
     sys.modules.pop("sitecustomize", None)
@@ -70,6 +77,35 @@ def real_data() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """Several ranks at once, without the seconds that starting each of them takes."""
+    from ranks import Ranks
+
+    ranks = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield ranks
+    ranks.close()
+
+
+@lru_cache
+def may_make_hosts() -> bool:
+    """Whether this system permits network namespaces."""
+    from reliability import two_hosts
+
+    return two_hosts.permitted()
+
+
+@pytest.fixture
+def namespaces() -> Callable[[], None]:
+    """Skips the test where network namespaces are not permitted."""
+
+    def need() -> None:
+        if not may_make_hosts():
+            pytest.skip(NO_NAMESPACES)
+
+    return need
+
+
 @pytest.fixture
 def cases() -> Callable[[int, int], int]:
     """`cases(20, 200)`: the first number at every landing, the second before a release."""
@@ -91,9 +127,10 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def expected_skips(file: Path) -> Counter[str]:
-    """Lines of `count reason`. The skips for want of data are left out where there are data."""
+    """Lines of `count reason`. The skips for want of data are left out where there are data, and so are others."""
     lines = [line.split(maxsplit=1) for line in file.read_text().splitlines() if line and line[0] != "#"]
-    return Counter({reason: int(count) for count, reason in lines if not (DATA and reason == NO_DATA)})
+    there = {NO_DATA: lambda: bool(DATA), NO_NAMESPACES: may_make_hosts}
+    return Counter({reason: int(count) for count, reason in lines if not there.get(reason, bool)()})
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -62,6 +62,7 @@ def train(
     observer: Observer | None = None,
     notify: Notify | None = None,
     find_lr: bool = False,
+    auto_resume: bool = False,
     from_run: str | os.PathLike[str] | None = None,
     **fields: Any,
 ) -> Run:
@@ -85,6 +86,7 @@ def train(
         observer: is told of every step.
         notify: is given what was decided, before the first step.
         find_lr: look for the learning rate first.
+        auto_resume: go on with the run in `out` if one is there and the same arguments have begun it.
         from_run: a run's folder: what stands at None is taken from there, and so are its speed settings.
         fields: see `settings`.
 
@@ -92,8 +94,8 @@ def train(
         UsageError, DataError, BadCheckpoint, NumericError, ResourceError, Interrupted: see `convatlas.errors`.
     """
     compute, reading = compute or Compute(), dict(reading or {})
-    if out is not None and (Path(out) / "run.json").exists():
-        RunFolder.create(Path(out))  # refuses, before any image is read
+    if out is not None and not auto_resume:
+        RunFolder.check_free(Path(out))  # before any image is read
     weights = None if weights is None else os.fspath(weights)
     if from_run is not None:
         again = repeated(from_run)
@@ -126,6 +128,7 @@ def train(
         notify=notify,
         find_rate=find_lr,
         reading=reading,
+        auto_resume=auto_resume,
         like=from_run,
     )
     return _reported(folder, data, alone_before=alone)
@@ -152,7 +155,7 @@ def resume(
 
 
 def evaluate(
-    run: Run, data: str | Path | Data | None = None, split: str | None = None, *, tta: bool = False
+    run: Run, data: str | Path | Data | None = None, split: str | None = None, *, tta: bool | str = False
 ) -> Evaluation:
     """How good a run is on a split of its own images, or of others with the same classes; kept in its folder.
 
@@ -162,7 +165,8 @@ def evaluate(
         run: what `train` or `Run.load` gave.
         data: other images, or where the run's own are now; as the run knew them if None.
         split: "test", "val", "train" or "all". None: test; of other images that have none, all.
-        tta: average over the picture and its mirror image.
+        tta: average over the picture and its mirror image, or over the views of a kind: "shift" (mirrored, and shifted
+            by a pixel: 6 forward passes an image) or "grid" (all nine shifts, mirrored: 18).
 
     Raises:
         DataError: the split has no images, or has classes that the network does not know.
@@ -239,7 +243,8 @@ def _reported(folder: RunFolder, data: Data, *, alone_before: bool) -> Run:
         dist.destroy_process_group()
     run = Run.load(folder.path)
     if first:
-        evaluation = run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint)
-        folder.write_evaluation("val", evaluation.to_json())
+        if len(data.val):
+            evaluation = run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint)
+            folder.write_evaluation("val", evaluation.to_json())
         write_report(folder, data)
     return run

@@ -14,6 +14,7 @@ class ConvAtlasError(Exception):
     """Base of every expected failure. Raised itself where a check did not hold (exit code 1)."""
 
     exit_code = 1
+    of_rank_zero = False  # in another process of several: rank 0 failed so, and has said it
 
 
 class UsageError(ConvAtlasError):

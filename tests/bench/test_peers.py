@@ -20,6 +20,8 @@ from convatlas.bench import feeds, ours, peers
 from convatlas.bench.cell import Cell
 from convatlas.bench.gate import Gate, Over
 from convatlas.errors import UsageError
+from convatlas.models import create_model
+from convatlas.train.speed import Device, Speed, rule
 
 SHAPE, CLASSES, BATCH = (3, 12, 12), 4, 6
 CELL = Cell("tiny", SHAPE, CLASSES, BATCH, True, dtype="fp32", channels_last=False)
@@ -110,11 +112,22 @@ def test_amp_computes_in_bf16_and_channels_last(side: str, tmp_path: Path) -> No
     model = tiny()
 
     def watch(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        seen.add((output.dtype, output.is_contiguous(memory_format=torch.channels_last)))
+        if module.training:  # not where a rule looks at the network
+            seen.add((output.dtype, output.is_contiguous(memory_format=torch.channels_last)))
 
     model[0].register_forward_hook(watch)  # pyright: ignore[reportIndexIssue]
     train(side, model, AMP, tmp_path, 2)
     assert seen == {(torch.bfloat16, True)}
+
+
+def test_our_side_computes_by_the_rule_of_train(tmp_path: Path) -> None:
+    cell = Cell("resnet20_cifar", (3, 32, 32), 10, 2, True)
+    told = train("convatlas", create_model("resnet20_cifar"), cell, tmp_path, 1).told[0]["ready"]
+    expected = rule(create_model("resnet20_cifar"), (2, 3, 32, 32), Device.here())
+    assert Speed.from_json(told["speed"]) == expected
+    by_hand = Cell("tiny", SHAPE, CLASSES, 2, True, dtype="fp32", channels_last=False)
+    assert ours.speed_for(tiny(), by_hand).precision == "32"
+    assert not ours.speed_for(tiny(), by_hand).channels_last
 
 
 # --- real pictures --------------------------------------------------------------------------------------

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from convatlas.cli import main
+from ranks import Ranks
 
 SHORT = ("train", "digits", "--model", "lenet5", "--batch-size", "128", "--epochs", "1", "--workers", "0")
 
@@ -45,6 +44,13 @@ def test_json_tells_a_program_everything(convatlas: Callable[..., str]) -> None:
     answer = json.loads(convatlas("eval", "run", "--json"))
     assert (answer["split"], answer["count"], len(answer["keys"])) == ("test", 359, 359)
 
+    said = convatlas("eval", "run", "--views", "shift")
+    assert "359 images, each also shown mirrored and shifted by a pixel, in 6 views)" in said
+    assert "in 6 views" in Path("run", "report.html").read_text()
+    kept = json.loads(Path("run", "evaluation", "test.json").read_text())
+    assert (kept["views"], kept["tta"]) == ("shift", True)
+    assert "each also shown mirrored" in convatlas("compare", "run", "--json")
+
 
 def test_options_reach_the_run_and_a_file_yields_to_them(convatlas: Callable[..., str]) -> None:
     Path("mine.toml").write_text("lr = 0.5\nflip = true\nmomentum = 0.5\n")
@@ -67,15 +73,32 @@ def test_a_finished_run_resumes_to_itself(convatlas: Callable[..., str]) -> None
     assert Path("run", "metrics.jsonl").read_bytes() == before
 
 
-def test_two_processes_make_one_run_and_print_once(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "convatlas"]
-    done = subprocess.run(
-        [*torchrun, *SHORT, "--out", "run", "--accelerator", "cpu"],
-        capture_output=True, text=True, check=False, cwd=tmp_path, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("accuracy on val") == 1
-    assert done.stdout.count("network  lenet5") == 1
-    assert (tmp_path / "run" / "report.html").is_file()
+def test_what_all_processes_meet_is_said_once(ranks: Ranks, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for words, code, told in (
+        (["train", "nowhere"], 3, "nowhere does not exist"),
+        (["train", "digits", "--batch-size", "63"], 2, "use --batch-size 62 or 64"),
+        ([*SHORT, "--out", str(tmp_path / "file")], 6, "a file of that name is in the way"),
+    ):
+        words = [*words, "--accelerator", "cpu", "--devices", "2"]
+        _, printed, codes = ranks.outcome("reliability.group_work:command", 2, words=words)
+        assert codes == [code, code], printed
+        assert printed[0].count(told) == 1
+        assert printed[1] == ""
+
+
+def test_two_processes_make_one_run_and_one_prints(ranks: Ranks, tmp_path: Path) -> None:
+    words = [*SHORT, "--out", str(tmp_path / "run"), "--accelerator", "cpu", "--devices", "2"]
+    codes, printed, _ = ranks.outcome("reliability.group_work:command", 2, words=words)
+    assert codes == [0, 0], printed
+    assert printed[1] == ""
+    assert printed[0].count("accuracy on val") == 1
+    assert (
+        "2 processes on 1 machine (gloo), 64 images each in a step; the network has no BatchNorm"
+        in printed[0]
+    )
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "2 processes on 1 machine (gloo), 64 images each in a step" in report
+    assert "--devices 2</pre>" in report
     val = json.loads((tmp_path / "run" / "evaluation" / "val.json").read_text())
     assert val["count"] == 145, "each image counted once"

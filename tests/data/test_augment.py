@@ -166,6 +166,61 @@ def test_flip_mirrors_about_half_of_the_samples() -> None:
     assert 150 < sum(mirrored) < 250
 
 
+def test_alternate_flip_shows_both_sides_in_any_two_epochs() -> None:
+    images, ids = pictures(400), many_ids(400)
+    augment = Augment(flip=True, alternate_flip=True)
+    shown = [augment(images, 1, epoch, ids) for epoch in range(4)]
+    assert torch.equal(shown[0], shown[2])
+    assert torch.equal(shown[1], shown[3])
+    assert torch.equal(shown[0].flip(3), shown[1])
+    mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(shown[0], images, strict=True)]
+    assert 140 < sum(mirrored) < 260
+    assert not torch.equal(augment(images, 2, 0, ids), shown[0])
+
+
+def test_smaller_sides_from_an_epoch_on() -> None:
+    images, ids = pictures(5, height=32, width=32), many_ids(5)
+    for shrink in ("window", "resample"):
+        augment = Augment(sides=((1, 24), (3, 28), (4, 99)), shrink=shrink)
+        sides = [augment(images, 0, epoch, ids).shape[2:] for epoch in range(5)]
+        assert sides == [(32, 32), (24, 24), (24, 24), (28, 28), (32, 32)]
+    window = Augment(sides=((0, 28),))(images, 0, 0, ids)
+    assert torch.equal(window, images[:, :, 2:30, 2:30])
+    by_pillow = [
+        np.asarray(Image.fromarray(one.permute(1, 2, 0).numpy()).resize((24, 24), Image.Resampling.BILINEAR))
+        for one in images
+    ]
+    ours = Augment(sides=((0, 24),), shrink="resample")(images, 0, 0, ids).permute(0, 2, 3, 1).numpy()
+    assert np.abs(ours.astype(int) - np.stack(by_pillow).astype(int)).max() <= 1
+
+
+def test_a_window_after_a_shift_as_far_as_it_is_smaller_needs_no_border() -> None:
+    """Then it is a window of the picture at a random place, whatever the edge."""
+    images, ids = pictures(50, height=32, width=32), many_ids(50)
+    both = [
+        Augment(crop="shift", shift_px=2, edge=edge, sides=((0, 28),))(images, 3, 1, ids)
+        for edge in ("zero", "reflect")
+    ]
+    assert torch.equal(*both)
+    places = set()
+    for window, image in zip(both[0], images, strict=True):
+        found = [
+            (y, x)
+            for y in range(5)
+            for x in range(5)
+            if torch.equal(window, image[:, y : y + 28, x : x + 28])
+        ]
+        assert found
+        places.add(found[0])
+    assert len(places) > 15
+
+
+@pytest.mark.parametrize("sides", [((0, 0),), ((2, 24), (1, 28))])
+def test_sides_in_disorder_are_refused(sides: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(UsageError, match="rising order"):
+        Augment(sides=sides)
+
+
 @pytest.mark.parametrize("edge", ["zero", "reflect"])
 def test_shift_is_padding_and_cutting(edge: warp.Edge) -> None:
     images = pictures(81, height=7, width=6)

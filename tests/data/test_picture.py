@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from convatlas.data.batches import Batch
+from convatlas.data.batch import Batch
 from convatlas.data.picture import CELL_PX, GAP_PX, PAPER, _font, _shortened, label, picture
 from convatlas.data.transforms import Preprocessing
 

@@ -21,7 +21,7 @@ from convatlas.layers.init.variance import fans, weight_layers
 from convatlas.models import create_model
 from convatlas.models.highway import HighwayLayer
 
-LOOK_AT_DATA = {"lsuv", "data-dependent", "data-dependent-pca", "data-dependent-kmeans"}
+LOOK_AT_DATA = {"whitening", "lsuv", "data-dependent", "data-dependent-pca", "data-dependent-kmeans"}
 
 
 def chain(depth: int, width: int, activation: type[nn.Module] | None = nn.ReLU) -> nn.Sequential:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "adam, balanced, dropout, affine": {
         "optimizer": "adam", "lr": 1e-3, "balance": "sampling", "affine": [10.0, 0.1, 5.0], "erasing": 0.3,
+    },
+    "muon, bf16, parts that are held early, smaller images, rare validation": {
+        "optimizer": "muon", "lr": 0.05, "muon_momentum": 0.6, "nesterov": True, "mixup": 0.0,
+        "rates": [["*.bias", 4.0]], "hold_from": [["features.C1.*", 0.4], ["*.bias", 0.7]], "schedule": "linear",
+        "init": "whitening", "crop": "shift", "edge": "reflect", "flip": True, "alternate_flip": True,
+        "image_size": 34, "sizes": [[0.0, 32], [0.6, 33]], "shrink": "resample", "validate_every": 2,
     },
 }  # fmt: skip
 
@@ -70,6 +77,19 @@ def test_resumed_after_every_single_step(digits: Data, tmp_path: Path, variant: 
     assert codes == {130}
     assert hops == 20 * epochs  # every step ended in its own process-like session
     assert_equal(hopping, contents(tmp_path / "whole"))
+
+
+def test_a_run_without_any_checkpoint_draws_the_same_start_again(digits: Data, tmp_path: Path) -> None:
+    """It was stopped after run.json and before the first checkpoint; the start looks at images."""
+    settings = {"epochs": 1, "batch_size": 256, "init": "lsuv", "optimizer": "muon", "lr": 0.05}
+    begin(digits, model="lenet5", settings=settings, seed=7, out=tmp_path / "run", compute=CPU)
+    before = contents(tmp_path / "run")
+    for name in ("checkpoints", "best"):
+        shutil.rmtree(tmp_path / "run" / name)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "timing.jsonl").unlink()
+    resume(tmp_path / "run", where=digits, compute=CPU)
+    assert_equal(tmp_path / "run", before)
 
 
 def test_resuming_a_finished_run_changes_nothing(digits: Data, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from safetensors.torch import load_file
 from convatlas.data import Data, open_data
 from convatlas.errors import Interrupted
 from convatlas.train import Compute, Observer, RunFolder, begin, resume
+from ranks import Ranks
 
 pytestmark = pytest.mark.reliability
 
@@ -83,36 +82,14 @@ def test_resumed_after_every_step(
     assert held_bytes(whole.best / "model.safetensors", held) == theirs
 
 
-def test_two_processes_hold_the_same_bytes(source: RunFolder, tmp_path: Path) -> None:
-    words = [
-        "train",
-        "digits",
-        "--weights",
-        str(source.path),
-        "--seed",
-        "7",
-        "--accelerator",
-        "cpu",
-        "--workers",
-        "0",
-    ]
+def test_two_processes_hold_the_same_bytes(ranks: Ranks, source: RunFolder, tmp_path: Path) -> None:
+    words = (
+        f"train digits --weights {source.path} --seed 7 --accelerator cpu --workers 0 -q --devices 2".split()
+    )
     for name, value in {**SETTINGS, "freeze": "conv3_x"}.items():
         words += ["--set", f"{name}={value}"]
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "convatlas",
-    ]
-    done = subprocess.run(
-        [*torchrun, *words, "--out", str(tmp_path / "run"), "-q"],
-        capture_output=True, text=True, check=False, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    words += ["--out", str(tmp_path / "run")]
+    assert ranks.run("reliability.group_work:command", 2, words=words) == [0, 0]
     run = RunFolder.open(tmp_path / "run")
     held = run.read_run()["start"]["held"]
     assert held == ["features.conv1", "features.conv2_x", "features.conv3_x"]

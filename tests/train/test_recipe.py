@@ -93,6 +93,14 @@ def test_settings_are_read_as_the_fields_type() -> None:
         ("levels", "[[0.5]]", "2 values"),
         ("std", "[0.0]", "above 0"),
         ("accumulate", "1000", "more than batch_size"),
+        ("sizes", "[[0.5, 24], [0.1, 28]]", "rising order"),
+        ("sizes", "[[0, 4]]", "from 8"),
+        ("sizes", "[[0, 24.5]]", "int is expected"),
+        ("rates", '[["*.bias", -1.0]]', "outside"),
+        ("hold_from", '[["*.bias", 2]]', "outside"),
+        ("init", "whitning", "'whitening'"),
+        ("init", "fixup", "no start of a training"),
+        ("validate_every", "0", "outside"),
     ],
 )
 def test_wrong_settings_say_what_is_expected(key: str, value: str, says: str) -> None:

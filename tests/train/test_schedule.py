@@ -68,3 +68,11 @@ def test_levels_follow_the_printed_table() -> None:
 def test_factors_stay_between_zero_and_one(progress: float, share: float, start: float) -> None:
     for base in (schedule.constant(), schedule.cosine(), schedule.onecycle(), schedule.steps([0.3, 0.6])):
         assert -1e-12 <= schedule.warmed_up(base, share, start)(progress) <= 1 + 1e-12
+
+
+def test_linear_is_pytorchs_and_a_triangle_with_a_warm_up() -> None:
+    theirs = rates_of(torch.optim.lr_scheduler.LinearLR, start_factor=1.0, end_factor=1e-9, total_iters=STEPS)
+    ours = [schedule.linear()(step / STEPS) for step in range(STEPS)]
+    assert ours == pytest.approx(theirs, abs=1e-6)
+    triangle = schedule.warmed_up(schedule.linear(), 0.25)
+    assert [triangle(p) for p in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx([0, 0.5, 1, 0.5, 0])

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from convatlas import allocator
 from convatlas.bench.cell import Cell
 from convatlas.bench.feeds import noise
 from convatlas.bench.gate import ENDLESS, Gate
@@ -26,6 +27,7 @@ from convatlas.measure.timing import prepared
 from convatlas.train import Compute, Observer, Recipe, RunFolder
 from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop
+from convatlas.train.speed import Device, Speed, rule
 from convatlas.train.task import Classification
 
 PLAIN = Recipe(
@@ -41,8 +43,8 @@ CROPS = {"none": "none", "shift": "shift", "box": "resized"}
 
 
 def recipe_for(cell: Cell) -> Recipe:
-    """The recipe of our side, with the settings of speed that `convatlas train` chooses unless they are set by hand."""
-    recipe = replace(
+    """The recipe of our side."""
+    return replace(
         PLAIN,
         batch_size=cell.batch,
         epochs=1 if cell.synthetic else PLAIN.epochs,
@@ -52,45 +54,54 @@ def recipe_for(cell: Cell) -> Recipe:
         resized_scale=(0.08, 1.0),
         flip=cell.augmentation != "none",
     )
+
+
+def speed_for(model: nn.Module, cell: Cell) -> Speed:
+    """How our side computes: by the rule of `convatlas train`, unless precision or layout are set by hand."""
     by_hand: dict[str, Any] = {}
     if cell.dtype is not None:
         by_hand["precision"] = "bf16" if cell.dtype == "bf16" else "32"
-    if cell.channels_last is not None:
-        by_hand["channels_last"] = cell.channels_last
-    return replace(recipe, **by_hand)
+    speed = rule(model, (cell.batch, *cell.shape), Device.here(), **by_hand)
+    return speed if cell.channels_last is None else replace(speed, channels_last=cell.channels_last)
 
 
 # --- training -------------------------------------------------------------------------------------------
 
 
-def training(model: nn.Module, cell: Cell, gate: Gate, root: Path) -> None:
-    """Train until nobody asks any more; the run lies below `root`."""
-    recipe = recipe_for(cell)
-    compute = Compute()
-    fabric = compute.fabric(recipe)
+def training(model: nn.Module, cell: Cell, gate: Gate, root: Path, *, own_process: bool = False) -> None:
+    """Train until nobody asks any more; the run lies below `root`.
+
+    `own_process`: it was started for this by the command line, so its allocator may be set.
+    """
+    recipe, speed = recipe_for(cell), speed_for(model, cell)
+    if own_process and speed.keep_memory:
+        allocator.keep()
+    fabric = Compute().fabric(speed)
     if cell.synthetic:
-        train: Batches = Ready(cell, recipe)
-        val, classes = Ready(cell, recipe, steps=1), tuple(map(str, range(cell.classes)))
+        train: Batches = Ready(cell, speed.channels_last)
+        val, classes = Ready(cell, speed.channels_last, steps=1), tuple(map(str, range(cell.classes)))
         loader = "one batch of noise, ready made"
     else:
         data = open_data(cell.data, seed=0)
-        train, val = _batches(data, cell, recipe)
+        train, val = _batches(data, cell, recipe, speed)
         classes = data.classes
         loader = f"Batches, {'held in memory' if train.cached else f'{train.workers} workers'}"
     gate.facts |= {
         "followed": "convatlas.train.loop.Loop with the recipe that is given here",
-        "optimiser": "SGD 0.9, fused",
-        "precision": "bf16 autocast" if recipe.precision == "bf16" else "fp32",
-        "layout": "channels-last" if recipe.channels_last else "NCHW",
+        "optimiser": f"SGD 0.9{', fused' if speed.fused else ''}",
+        "precision": "bf16 autocast" if speed.precision == "bf16" else "fp32",
+        "layout": "channels-last" if speed.channels_last else "NCHW",
         "loader": loader,
         "threads": torch.get_num_threads(),
         "device": str(fabric.device),
         "recipe": recipe.to_json(),
+        "speed": speed.to_json(),
     }
     Loop(
         task=Classification(classes, recipe),
         model=model,
         recipe=recipe,
+        speed=speed,
         train=train,
         val=val,
         folder=RunFolder.create(root / "run"),
@@ -119,14 +130,16 @@ class AtGate(Observer):
         self.gate.epoch(self.steps)
 
 
-def _batches(data: Data, cell: Cell, recipe: Recipe) -> tuple[Batches, Batches]:
+def _batches(data: Data, cell: Cell, recipe: Recipe, speed: Speed) -> tuple[Batches, Batches]:
     """Training batches as `convatlas train` makes them, and a small validation split, which nobody times."""
     channels, height, width = cell.shape
     plain = Preprocessing((height, width), recipe.resize, channels)
     mean, std = statistics(data.train, plain, seed=0)
     prepare = replace(plain, mean=tuple(mean), std=tuple(std))
     workers = min(len(os.sched_getaffinity(0)), 8)  # as many as `convatlas train` starts
-    train = training_batches(data, recipe, prepare, seed=0, workers=workers)
+    train = training_batches(
+        data, recipe, prepare, seed=0, workers=workers, channels_last=speed.channels_last
+    )
     few = data.val.subset(np.arange(min(len(data.val), cell.batch)))
     val = Batches(few, prepare, batch_size=cell.batch, shuffle=False, drop_last=False)
     return train, val
@@ -150,7 +163,7 @@ class _Nothing:
 class Ready(Batches):
     """The same batch of noise again and again, in the layout that `Batches` would give."""
 
-    def __init__(self, cell: Cell, recipe: Recipe, steps: int = ENDLESS) -> None:
+    def __init__(self, cell: Cell, channels_last: bool, steps: int = ENDLESS) -> None:
         channels, height, width = cell.shape
         super().__init__(
             _Nothing(cell.batch),
@@ -158,11 +171,11 @@ class Ready(Batches):
             batch_size=cell.batch,
             shuffle=False,
             drop_last=True,
-            channels_last=recipe.channels_last,
+            channels_last=channels_last,
         )
         self.steps = steps
         images, labels = noise(cell)
-        layout = torch.channels_last if recipe.channels_last and channels > 1 else torch.contiguous_format
+        layout = torch.channels_last if channels_last and channels > 1 else torch.contiguous_format
         self._batch = Batch(images.contiguous(memory_format=layout), labels, torch.arange(cell.batch))
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:

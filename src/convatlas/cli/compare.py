@@ -137,11 +137,12 @@ def _run_errors(folder: str) -> list[Error]:
 
 
 def _measured(written: dict[str, Any], split: str) -> list[Error]:
+    from convatlas.infer.views import VIEWS
     from convatlas.measure.comparison import Error
 
-    test = f"own run, {split} split, {written['count']:,} images" + (
-        ", mirrored too" if written.get("tta") else ""
-    )
+    kind = written.get("views", "mirror") if written.get("tta") else "one"
+    shown = VIEWS[kind].says if kind in VIEWS else str(kind)
+    test = f"own run, {split} split, {written['count']:,} images" + (f", {shown}" if shown else "")
     return [
         Error(
             metric,

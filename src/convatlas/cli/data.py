@@ -1,4 +1,4 @@
-"""`convatlas data check` and `convatlas data show`: look at images before training on them."""
+"""`convatlas data check`, `show` and `shard`: look at images before training on them, and put them into shards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convatlas.cli import console
 from convatlas.errors import DataError
 
 WHERE = typer.Argument(
-    metavar="WHERE", help="Image folder, zip or tar of one, MNIST idx folder, CSV list, or 'digits'."
+    metavar="WHERE", help="Image folder, zip or tar of one, shards, MNIST idx folder, CSV list, or 'digits'."
 )
 
 
@@ -92,3 +92,35 @@ def show(
     write_durable(out, content.getvalue())
     shown = f"{min(count, len(batch))} images for {planned.model} at {planned.recipe.image_size} px"
     console.write(f"{console.printable(out)}: {shown}, recipe {planned.recipe.name}\n")
+
+
+def shard(
+    where: Annotated[str, WHERE],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the shards.")],
+    size: Annotated[str, typer.Option(help="Of a shard, as 256MB or 1GiB.")] = "256MB",
+    seed: Annotated[int, typer.Option(help="Of the order inside a split.", min=0)] = 0,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="What belongs together: a pattern with one group, or a column of the CSV."),
+    ] = None,
+    on_bad: Annotated[
+        Literal["error", "skip"], typer.Option(help="Files that cannot be read: stop, or leave out.")
+    ] = "error",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.")] = False,
+) -> None:
+    """Write images as shards (plain tars), for data that are larger than a disk or too many files.
+
+    The images are copied as they are. `convatlas train OUT` reads them, with the same splits and classes.
+    """
+    from convatlas.data.sharding import parse_size, write_shards
+
+    def told(path: Path, samples: int) -> None:
+        if not quiet:
+            console.write(f"{path.name}: {samples:,} images\n")
+
+    done = write_shards(
+        where, out, size=parse_size(size), seed=seed, on_bad=on_bad, group_by=group_by, told=told
+    )
+    left = f"; {done.left_out:,} left out" if done.left_out else ""
+    what = f"{done.samples:,} images in {len(done.shards):,} shards, {done.bytes:,} bytes{left}"
+    console.write(f"{console.printable(out)}: {what}\n")

@@ -26,6 +26,12 @@ def evaluate(
         typer.Option(help="Which images. If absent: test; of other DATA without a test split, all."),
     ] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average over each image and its mirror image.")] = False,
+    views: Annotated[
+        Literal["mirror", "shift", "grid"] | None,
+        typer.Option(
+            help="Average over views: mirrored (2 forward passes), also shifted by a pixel (6), to all sides (18)."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every prediction.")] = False,
 ) -> None:
     """Print accuracy with its 95 % interval, and bring the run's report up to date."""
@@ -34,7 +40,7 @@ def evaluate(
 
     loaded = api.Run.load(run)
     data = api.images_for(loaded, where)
-    evaluation = api.evaluate(loaded, data, split, tta=tta).to_json()
+    evaluation = api.evaluate(loaded, data, split, tta=views or tta).to_json()
     own = data.fingerprint == loaded.folder.read_run()["fingerprint"]
     known = {} if own else data.seen(api.samples_of(loaded.folder))
     for role in known.keys() & {"train", "val"}:

@@ -5,6 +5,7 @@ Nothing here imports torch, and no verb's file does so at its top: `--help` must
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -29,7 +30,15 @@ from convatlas.cli import (
     train,
 )
 from convatlas.cli import list as list_
-from convatlas.errors import ConvAtlasError, Interrupted, ResourceError
+from convatlas.errors import (
+    BadCheckpoint,
+    ConvAtlasError,
+    DataError,
+    Interrupted,
+    NumericError,
+    ResourceError,
+    UsageError,
+)
 
 BUG = 70  # EX_SOFTWARE: not one of the failures that were foreseen
 
@@ -55,7 +64,12 @@ VERBS = {
     "eval": evaluate.evaluate,
     "predict": predict.predict,
 }
-GROUPS = {"data": ("Look at images before training on them.", {"check": data.check, "show": data.show})}
+GROUPS = {
+    "data": (
+        "Look at images before training on them, and put them into shards.",
+        {"check": data.check, "show": data.show, "shard": data.shard},
+    )
+}
 
 for name, verb in VERBS.items():
     app.command(name)(verb)
@@ -92,17 +106,17 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
     code = 0
     try:
         with console.streams(), process.owned(arguments is None), process.patient_threads():
-            code = _exit_code(kept, debug=len(kept) < len(given))
+            code = _exit_code(kept, given, debug=len(kept) < len(given))
     except ResourceError:  # the last of the output did not go through, and there is nowhere to say so
         code = code or ResourceError.exit_code
     sys.exit(code)
 
 
-def _exit_code(arguments: list[str], *, debug: bool) -> int:
-    """Run the verb; print the one message of a failure on stderr."""
+def _exit_code(arguments: list[str], given: list[str], *, debug: bool) -> int:
+    """Run the verb; print the one message of a failure on stderr. `given` is for those who start it once more."""
     try:
         result: Any = typer.main.get_command(app).main(
-            arguments, prog_name="convatlas", standalone_mode=False
+            arguments, prog_name="convatlas", standalone_mode=False, obj=given
         )
         sys.stdout.flush()
         code = result if isinstance(result, int) else 0
@@ -113,11 +127,27 @@ def _exit_code(arguments: list[str], *, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         message, code = _explained(error)
-        console.say(message)
+        if _speaks(error):
+            console.say(message)
         return code
-    except KeyboardInterrupt:
-        console.say("interrupted")
+    except KeyboardInterrupt as error:
+        if _speaks(error):
+            console.say("interrupted")
         return Interrupted("").exit_code
+
+
+def _speaks(error: BaseException) -> bool:
+    """Whether this process says what happened: of several on a machine the first speaks for all that have met the same.
+
+    Before they know each other all do the same; afterwards each reads its own images, writes and computes by itself.
+    """
+    if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":
+        return True
+    group = sys.modules.get("torch.distributed")
+    met = group is not None and group.is_initialized()
+    alike = UsageError, BadCheckpoint, NumericError, Interrupted, KeyboardInterrupt
+    told = hasattr(error, "format_message") or (isinstance(error, ConvAtlasError) and error.of_rank_zero)
+    return not (told or isinstance(error, alike if met else (*alike, DataError)))
 
 
 def _explained(error: Exception) -> tuple[str, int]:

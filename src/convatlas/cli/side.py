@@ -48,10 +48,12 @@ def do(task: dict[str, Any], gate: Any) -> None:
     }
     if name == OURS:
         from convatlas.bench import ours
+        from convatlas.cli import process
 
         if cell.train:
-            ours.training(model, cell, gate, folder)
+            ours.training(model, cell, gate, folder, own_process=process.is_own())
         else:
+            process.keep_memory()
             ours.inference(model, cell, gate)
         return
     from convatlas.bench import peers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from convatlas.cli import console, process
+from convatlas.cli.launch import follow_agent, is_alone, launch
 from convatlas.errors import UsageError
 
 if TYPE_CHECKING:
     from convatlas.infer import Run
 
 # Options that may stand beside --resume.
-_GO_ON = ("where", "resume", "workers", "devices", "accelerator", "strategy", "on_nan", "checkpoint_steps")
-GO_ON_WITH = (*_GO_ON, "as_json", "quiet")
+_GO_ON = ("where", "resume", "workers", "cache", "accelerator", "on_nan", "checkpoint_steps", "convert_world")
+_PROCESSES = ("devices", "nodes", "strategy", "rendezvous", "restarts")
+GO_ON_WITH = (*_GO_ON, *_PROCESSES, "as_json", "quiet")
 
 
 def train(
@@ -27,7 +30,7 @@ def train(
         str | None,
         typer.Argument(
             metavar="WHERE",
-            help="Image folder, zip or tar of one, MNIST idx folder, CSV list, or 'digits'.",
+            help="Image folder, zip or tar of one, shards, MNIST idx folder, CSV list, or 'digits'.",
             show_default=False,
         ),
     ] = None,
@@ -120,9 +123,42 @@ def train(
     workers: Annotated[
         int | None, typer.Option(help="Processes that decode; chosen if absent.", min=0)
     ] = None,
-    devices: Annotated[int, typer.Option(help="Devices to use.", min=1)] = 1,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep decoded images in this folder, for this run and others; 'auto' is the user's cache folder.",
+        ),
+    ] = None,
     accelerator: Annotated[str, typer.Option(help="cpu, cuda, mps; auto takes the fastest.")] = "auto",
-    strategy: Annotated[str, typer.Option(help="Of several devices, as Fabric names it.")] = "auto",
+    devices: Annotated[
+        int | None,
+        typer.Option(help="Devices of this machine, a process for each.  [default: 1]", min=1),
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(help="Machines, each with as many devices.  [default: 1]", min=1)
+    ] = None,
+    rendezvous: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where several machines meet; the command runs on each."),
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(help="Go on by itself so many times after the death of a process.", min=0)
+    ] = 0,
+    strategy: Annotated[
+        Literal["auto", "ddp", "ddp_find_unused_parameters_true"],
+        typer.Option(help="Of several devices, as Fabric names it."),
+    ] = "auto",
+    batch_norm: Annotated[
+        Literal["local", "sync"] | None,
+        typer.Option(help="Statistics of each process's share, or of the whole batch.  [default: local]"),
+    ] = None,
+    convert_world: Annotated[
+        bool, typer.Option("--convert-world", help="Let --resume go on with another number of processes.")
+    ] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Go on with the run in --out if this command has begun it.")
+    ] = False,
     on_nan: Annotated[
         Literal["stop", "skip", "rollback"] | None,
         typer.Option(help="When a loss or gradient is not finite.  [default: stop]"),
@@ -147,6 +183,7 @@ def train(
         "balance": balance,
         "early_stopping": early_stopping,
         "freeze": freeze,
+        "batch_norm": batch_norm,
     }
     given = {name: value for name, value in flags.items() if value is not None}
     if where is None and resume is None and from_run is None:
@@ -155,8 +192,18 @@ def train(
         )
     if resume is not None:
         _refuse_changes(context)
+    elif (restarts or auto_resume) and out is None:
+        raise UsageError("--auto-resume and --restarts need the run's folder: give --out.")
+    follow_agent()
+    if (devices or 1) * (nodes or 1) > 1 and is_alone():
+        words = list(context.obj)
+        if restarts and resume is None:
+            words.insert(words.index("train") + 1, "--auto-resume")
+        raise typer.Exit(launch(words, devices or 1, nodes or 1, rendezvous, restarts))
     from convatlas import api
     from convatlas.train import Compute, read_toml
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it tells how the processes met
 
     told: list[Mapping[str, Any]] = []  # only the first of several processes is told, and only it prints
 
@@ -171,6 +218,9 @@ def train(
             accelerator=accelerator,
             strategy=strategy,
             workers=workers,
+            cache=_cache(cache),
+            nodes=nodes,
+            convert_world=convert_world,
             precision=precision,
             tune=tune,
             checkpoint_activations=checkpoint_activations,
@@ -203,12 +253,22 @@ def train(
                 settings=fields,
                 reading=reading,
                 find_lr=find_lr,
+                auto_resume=auto_resume,
                 from_run=from_run,
                 observer=observer,
                 **common,
             )
     if told:
         _conclude(run, as_json=as_json)
+
+
+def _cache(named: str | None) -> str | None:
+    """The folder of decoded images, if there is to be one."""
+    if named != "auto":
+        return named
+    from convatlas.data.sources.archive import cache_folder
+
+    return str(cache_folder() / "pictures")
 
 
 def _refuse_changes(context: typer.Context) -> None:
@@ -260,7 +320,9 @@ def _announce_json(decided: Mapping[str, Any]) -> None:
 
 
 def _announce(decided: Mapping[str, Any]) -> None:
-    """What was decided, before the first step: data, network and why, recipe."""
+    """What was decided, before the first step: data, network and why, recipe, processes."""
+    from convatlas.train.processes import sentences
+
     data, recipe = decided["data"], decided["recipe"]
     facts = [
         ("data", data_line(decided["where"], data)),
@@ -271,6 +333,7 @@ def _announce(decided: Mapping[str, Any]) -> None:
         ("recipe", f"{decided['recipe_name']}: {_recipe_line(recipe)}"),
         *(("", note) for note in decided["notes"]),
         *speed_lines(decided),
+        *(("", line) for line in sentences(decided)),
         ("run", decided["path"]),
     ]
     for label, text in facts:
@@ -336,8 +399,11 @@ def _conclude(run: Run, *, as_json: bool) -> None:
 
 def accuracy(evaluation: Mapping[str, Any]) -> str:
     """A rate with its interval and its split: "accuracy on val: 98.60 % (95 % interval 95.0 to 99.6 %, 143 images)"."""
+    from convatlas.infer.views import VIEWS
+
     low, high = (100 * bound for bound in evaluation["top1_interval"])
+    shown = VIEWS[evaluation["views"]].says
     return (
         f"accuracy on {evaluation['split']}: {100 * evaluation['top1']:.2f} % "
-        f"(95 % interval {low:.1f} to {high:.1f} %, {evaluation['count']:,} images)"
+        f"(95 % interval {low:.1f} to {high:.1f} %, {evaluation['count']:,} images{', ' * bool(shown)}{shown})"
     )

@@ -13,7 +13,8 @@ from convatlas.data.sources.source import BadFile
 
 if TYPE_CHECKING:
     from convatlas.data.augment import Augment
-    from convatlas.data.batches import Batch, Batches
+    from convatlas.data.batch import Batch
+    from convatlas.data.batches import Batches
     from convatlas.data.dataset import Data, Split, open_data
     from convatlas.data.transforms import Preprocessing, statistics
 
@@ -32,7 +33,7 @@ __all__ = [
 
 _HOMES = {
     "Augment": "augment",
-    "Batch": "batches",
+    "Batch": "batch",
     "Batches": "batches",
     "Data": "dataset",
     "Preprocessing": "transforms",

@@ -5,7 +5,8 @@ depends on nothing else, not on its neighbours in the batch, on the number of wo
 which a run was taken up again. Mixing two samples is the exception by nature, and a function of
 (seed, epoch, step). No generator has a state; every operation is a pure function.
 
-The order is: crop, flip, affine, colour shift, TrivialAugment, erasing; then normalisation; then mixup or CutMix.
+The order is: crop, flip, affine, colour shift, TrivialAugment, erasing, a smaller side; then normalisation; then mixup
+or CutMix.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Augment:
         resized_ratio: Range of its width over height.
         scale_jitter: Range of the shorter side in pixels for a window of 224; for another window in proportion.
         flip: Mirror left and right with probability 1/2.
+        alternate_flip: With `flip`: half of the pictures are mirrored in epoch 0, and each of them in every
+            other epoch, so that two epochs show both sides of every picture (Jordan 2024, section 3.6).
         affine: (max degrees, max scale change, max degrees of shear) about the centre, bilinear.
         edge: What "shift" and `affine` find outside the picture: "zero" or "reflect".
         pca: Standard deviation of the colour shift along `components` (Krizhevsky et al. 2012); 0 is off.
@@ -55,6 +58,9 @@ class Augment:
         erasing: Probability that a random rectangle becomes noise (Zhong et al. 2017).
         mixup: Alpha of mixup (Zhang et al. 2017); 0 is off.
         cutmix: Alpha of CutMix (Yun et al. 2019); 0 is off. With both on, a batch gets one of them.
+        sides: (first epoch, side in pixels) in rising order: smaller pictures, which cost less; before the
+            first, and with a side that is not smaller than the picture's, it stays as it is.
+        shrink: How: "window" cuts out the middle, "resample" shows all of it with fewer pixels.
 
     Raises:
         UsageError: A value makes no sense.
@@ -66,6 +72,7 @@ class Augment:
     resized_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     scale_jitter: tuple[int, int] = (256, 512)
     flip: bool = False
+    alternate_flip: bool = False
     affine: tuple[float, float, float] | None = None
     edge: warp.Edge = "zero"
     pca: float = 0.0
@@ -74,6 +81,8 @@ class Augment:
     erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    sides: tuple[tuple[int, int], ...] = ()
+    shrink: warp.Shrink = "window"
 
     def __post_init__(self) -> None:
         low, high = self.resized_scale
@@ -97,6 +106,11 @@ class Augment:
                 "affine is (degrees up to 180, scale change below 1, shear degrees below 90)",
             ),
             (self.edge not in ("zero", "reflect"), "edge is zero or reflect"),
+            (self.shrink not in ("window", "resample"), "shrink is window or resample"),
+            (
+                any(side < 1 for _, side in self.sides) or list(self.sides) != sorted(self.sides),
+                "sides are (first epoch, side of at least 1 pixel) in rising order",
+            ),
             (
                 self.pca < 0 or (self.pca > 0 and not self.components),
                 "pca is at least 0, and needs components",
@@ -185,13 +199,19 @@ class Augment:
         return np.concatenate([start, start + side], axis=1)
 
     def __call__(self, images: torch.Tensor, seed: int, epoch: int, ids: NDArray[np.int64]) -> torch.Tensor:
-        """All but the resampling crop and the mixing: uint8 (N, C, H, W) -> uint8, same shape, a new tensor."""
+        """All but the resampling crop and the mixing: uint8 (N, C, H, W) -> uint8, a new tensor.
+
+        The shape stays, but where `sides` has a smaller one for this epoch.
+        """
+        if self.crop == "shift" or self.affine is not None or self.pca or self.trivial or self.erasing:
+            # these work plane by plane; mirroring alone is as fast with channels last
+            images = images.contiguous()
         if self.crop == "shift" and self.shift_px:
             span = 2 * self.shift_px + 1
             by = np.floor(uniform(seed, epoch, ids, "shift", 2) * span).astype(np.int64) - self.shift_px
             images = warp.shift(images, by, self.edge)
         if self.flip:
-            images = warp.flip(images, uniform(seed, epoch, ids, "flip")[:, 0] < 0.5)
+            images = warp.flip(images, self._mirrored(seed, epoch, ids))
         if self.affine is not None:
             height, width = images.shape[2:]
             maps = self._maps(height, width, seed, epoch, ids)
@@ -202,7 +222,14 @@ class Augment:
             images = trivial.augment(images, seed, epoch, ids)
         if self.erasing:
             images = self._erase(images, seed, epoch, ids)
-        return images
+        side = next((side for first, side in reversed(self.sides) if epoch >= first), 0)
+        return warp.smaller(images, side, self.shrink) if side else images
+
+    def _mirrored(self, seed: int, epoch: int, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which pictures are mirrored, (N,)."""
+        if self.alternate_flip:
+            return (uniform(seed, 0, ids, "flip")[:, 0] < 0.5) ^ (epoch % 2 == 1)
+        return uniform(seed, epoch, ids, "flip")[:, 0] < 0.5
 
     def _maps(
         self, height: int, width: int, seed: int, epoch: int, ids: NDArray[np.int64]

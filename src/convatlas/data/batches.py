@@ -11,10 +11,8 @@ augmentation and normalisation, is done by the batch in this process, and is the
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,105 +21,18 @@ from numpy.typing import NDArray
 
 from convatlas.data import warp
 from convatlas.data.augment import Augment
-from convatlas.data.transforms import Images, Preprocessing, resample
+from convatlas.data.batch import Batch
+from convatlas.data.buffers import Buffers
+from convatlas.data.cache import Told, silent
+from convatlas.data.reader import FITTED, Job, Reader
+from convatlas.data.store import SHARE_OF_FREE_MEMORY, fitted, free_memory, shrunk
+from convatlas.data.transforms import Images, Preprocessing
 from convatlas.data.workers import Workers
-from convatlas.errors import ConvAtlasError, DataError, ResourceError, UsageError
+from convatlas.errors import UsageError
 from convatlas.randomness import generator
 
 SMALL_SIDE = 64  # px: an input up to this size is fitted once and kept
-SHARE_OF_FREE_MEMORY = 0.25
-FITTED = -1  # in the place of an epoch: the evaluation geometry, no random box
-_FILL_ROWS = 256  # pictures per job while the store is filled
 _PROBED = 33  # pictures whose size is looked at
-
-Job = tuple[int, NDArray[np.int64]]  # epoch or FITTED, and positions in the split
-
-
-@dataclass
-class Batch:
-    """What a network is given: N samples.
-
-    The target of sample i is its label, or, where pictures are mixed, `weight[i] labels[i] + (1 - weight[i]) other[i]`
-    in the sense of one-hot vectors.
-
-    Attributes:
-        images: float32 (N, C, H, W), normalised.
-        labels: int64 (N,).
-        ids: int64 (N,), the samples' identities in the data.
-        other: int64 (N,), labels of the pictures that are mixed in, or None.
-        weight: float32 (N,) in [0, 1], or None.
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    ids: torch.Tensor
-    other: torch.Tensor | None = None
-    weight: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch with every tensor on `device`."""
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            ids=self.ids.to(device, non_blocking=True),
-            other=None if self.other is None else self.other.to(device, non_blocking=True),
-            weight=None if self.weight is None else self.weight.to(device, non_blocking=True),
-        )
-
-    def split(self, pieces: int) -> list[Batch]:
-        """The batch in at most `pieces` parts of equal size (the last may be smaller), for accumulation."""
-        size = -(-len(self) // pieces)
-        return [
-            Batch(*(None if tensor is None else tensor[start : start + size] for tensor in self._tensors()))  # pyright: ignore[reportArgumentType]
-            for start in range(0, len(self), size)
-        ]
-
-    def _tensors(self) -> tuple[torch.Tensor | None, ...]:
-        return self.images, self.labels, self.ids, self.other, self.weight
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Reads pictures of a split and gives them the network's size; runs in this process or in a worker."""
-
-    split: Images
-    preprocessing: Preprocessing
-    augment: Augment | None
-    seed: int
-
-    def image(self, position: int) -> NDArray[np.uint8]:
-        """A decoded picture (H, W, C). Raises `DataError` with its name if it cannot be read any more."""
-        try:
-            return self.split.image(position)
-        except (OSError, ValueError, KeyError, ConvAtlasError) as error:
-            raise DataError(
-                f"{self.split.keys[position]} could be read when the data were opened, but not now: {error}. "
-                "Restore the file, or open the data again; `convatlas data check` lists every bad file."
-            ) from error
-
-    def fill(self, job: Job, row: int, out: NDArray[np.uint8]) -> None:
-        """Put picture `row` of a job into `out`, uint8 (C, H, W)."""
-        epoch, positions = job
-        position = int(positions[row])
-        image = self.image(position)
-        if self.augment is None or epoch == FITTED:
-            out[...] = self.preprocessing.fit(image).numpy()
-            return
-        size, ids = self.preprocessing.size, self.split.ids[position : position + 1]
-        sides = np.array([[image.shape[1], image.shape[0]]])
-        x0, y0, x1, y1 = self.augment.boxes(sides, size, self.seed, epoch, ids)[0].tolist()
-        image = self.preprocessing.recolour(image)
-        out[...] = resample(image, (x0, y0, x1, y1), size, self.preprocessing.interpolation).transpose(
-            2, 0, 1
-        )
-
-    def describe(self, job: Job, row: int) -> str:
-        """The name of the picture that a row is made from."""
-        return self.split.keys[int(job[1][row])]
 
 
 class Batches:
@@ -135,12 +46,14 @@ class Batches:
         seed: The first part of every random function's key.
         shuffle: Draw the order anew for each epoch; otherwise it is the split's.
         drop_last: Leave out the samples that do not fill a batch (a split smaller than one batch still
-            gives one batch of all). Otherwise the last batch is short.
+            gives one batch of all, or of as many as divide by `world`). Otherwise the last batch is short.
         workers: Processes that decode; 0 decodes in this one. The batches are the same.
         rank: This process among `world`; it gets rows `rank::world` of each batch.
         world: How many processes share the batches.
         balance: Draw the order so that every class is equally frequent; implies a new order each epoch.
         channels_last: Memory format of coloured images.
+        cache: Folder in which decoded pictures are kept from run to run; needs a split of `open_data`.
+        pin: Give images in memory from which a CUDA device copies while the host goes on.
 
     Raises:
         UsageError: The batch size is not positive, or does not divide by `world`.
@@ -174,6 +87,8 @@ class Batches:
         world: int = 1,
         balance: bool = False,
         channels_last: bool = True,
+        cache: Path | None = None,
+        pin: bool = False,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"the batch size is {batch_size}; it must be at least 1")
@@ -195,9 +110,18 @@ class Batches:
         )
         full, rest = divmod(len(split), batch_size)
         self.steps = full + (1 if rest and (not drop_last or full == 0) else 0)
+        self.cache = cache
+        self._cuts = augment is not None and augment.resamples
+        # to learn from, every rank has as many samples in each step, or its gradient would weigh too much
+        self._kept = len(split) // world * world if drop_last and not full else len(split)
+        if len(split) and not self._kept:
+            raise UsageError(f"{len(split)} samples cannot be shared by {world} processes; use fewer")
         self._reader = Reader(split, preprocessing, augment, seed)
-        self.cached = max(preprocessing.size) <= SMALL_SIDE and not self._worth_full_size()
-        self.in_memory = self.cached and self._bytes() <= SHARE_OF_FREE_MEMORY * free_memory()
+        small = max(preprocessing.size) <= SMALL_SIDE and not self._worth_full_size()
+        self.cached = small or (cache is not None and not self._cuts)
+        self.in_memory = small and self._bytes() <= SHARE_OF_FREE_MEMORY * free_memory()
+        self._pin = pin
+        self._buffers = Buffers(pin)
         self._store: torch.Tensor | None = None
         self._pool: Workers[Job] | None = None
 
@@ -206,7 +130,7 @@ class Batches:
 
     def _worth_full_size(self) -> bool:
         """Whether random parts are cut from pictures that are larger than what would be kept of them."""
-        if self.augment is None or not self.augment.resamples or not len(self.split):
+        if not self._cuts or not len(self.split):
             return False
         probed = np.unique(np.linspace(0, len(self.split) - 1, _PROBED).astype(np.int64))
         sides = [min(self._reader.image(int(i)).shape[:2]) for i in probed]
@@ -228,7 +152,7 @@ class Batches:
         else:
             order = np.arange(count)
         table = np.full(self.steps * self.batch_size, -1, dtype=np.int64)
-        kept = min(count, len(table))
+        kept = min(self._kept, len(table))
         table[:kept] = order[:kept]
         return table.reshape(self.steps, self.batch_size)
 
@@ -249,7 +173,9 @@ class Batches:
         if self.augment is not None and len(ids):
             images = self.augment(images, self.seed, epoch, ids)
         batch = Batch(
-            images=self.preprocessing.normalise(images, self._layout),
+            images=self.preprocessing.normalise(
+                images, self._layout, self._buffers.lend(tuple(images.shape), self._layout)
+            ),
             labels=torch.from_numpy(self.split.labels[positions].astype(np.int64)),
             ids=torch.from_numpy(ids.astype(np.int64)),
         )
@@ -260,16 +186,28 @@ class Batches:
 
     # ---- pixels: uint8 (N, C, H, W), after the crop that resamples, before everything else -------------------
 
+    def prepare(self, told: Told = silent) -> None:
+        """Make now what is kept of the pictures, if anything is; `told` is given what is written to a cache."""
+        if self.cached and self._store is None:
+            self._store = fitted(
+                self._reader, self.workers, in_memory=self.in_memory, cache=self.cache, told=told
+            )
+        elif self.cache is not None and not self.cached and self._reader.kept is None:
+            self._reader = replace(self._reader, kept=shrunk(self._reader, self.workers, self.cache, told))
+
     def _pixels(self, epoch: int, rows: Sequence[NDArray[np.int64]]) -> Iterator[torch.Tensor]:
-        if self.cached:
-            store = self._filled()
+        self.prepare()
+        if self._store is not None:
             for positions in rows:
-                images = store.index_select(0, torch.from_numpy(positions))
+                images = self._store.index_select(0, torch.from_numpy(positions))
                 yield self._cut(images, epoch, self.split.ids[positions])
         else:
-            cut = self.augment is not None and self.augment.resamples
-            for pixels in self._run([(epoch if cut else FITTED, positions) for positions in rows]):
-                yield torch.from_numpy(pixels)
+            if self._pool is None:
+                shape = (self.batch_size // self.world, *self.preprocessing.size, self.preprocessing.channels)
+                self._pool = Workers(self.workers, self._reader.fill, self._reader.describe, shape)
+            when = epoch if self._cuts else FITTED
+            for pixels in self._pool.run(((when, positions), len(positions)) for positions in rows):
+                yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
     def _cut(self, images: torch.Tensor, epoch: int, ids: NDArray[np.int64]) -> torch.Tensor:
         """The boxes that a worker would cut from the full-size picture, cut from the kept one."""
@@ -280,38 +218,11 @@ class Batches:
         boxes = self.augment.boxes(sizes, self.preprocessing.size, self.seed, epoch, ids)
         return warp.cut(images, torch.from_numpy(boxes), self.preprocessing.size)
 
-    def _run(self, jobs: Sequence[Job]) -> Iterator[NDArray[np.uint8]]:
-        """Do the jobs, here or in the workers: arrays (rows, C, H, W) in their order."""
-        if self.workers == 0:
-            for job in jobs:
-                out = np.empty((len(job[1]), *self._shape()), dtype=np.uint8)
-                for row in range(len(out)):
-                    self._reader.fill(job, row, out[row])
-                yield out
-        else:
-            if self._pool is None:
-                rows = _FILL_ROWS if self.cached else self.batch_size // self.world
-                shape = (rows, *self._shape())
-                self._pool = Workers(self.workers, self._reader.fill, self._reader.describe, shape)
-            yield from self._pool.run((job, len(job[1])) for job in jobs)
-
-    def _filled(self) -> torch.Tensor:
-        """Every picture of the split, fitted: uint8 (len(split), C, H, W). Made on first use."""
-        if self._store is None:
-            shape = (len(self.split), *self._shape())
-            store = np.empty(shape, dtype=np.uint8) if self.in_memory else _mapped(shape)
-            starts = range(0, len(self.split), _FILL_ROWS)
-            jobs = [(FITTED, np.arange(i, min(i + _FILL_ROWS, len(self.split)))) for i in starts]
-            for i, pixels in zip(starts, self._run(jobs), strict=True):
-                store[i : i + len(pixels)] = pixels
-            if self._pool is not None:
-                self._pool.close()  # the rest is a gather
-            self._store = torch.from_numpy(store)
-        return self._store
-
     def close(self) -> None:
-        """Give back memory, the cache file and the workers. A later `epoch` makes them anew."""
+        """Give back memory and the workers. A later `epoch` makes them anew."""
         self._store = None
+        self._buffers = Buffers(self._pin)
+        self._reader = replace(self._reader, kept=None)
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -335,36 +246,3 @@ def _balanced(labels: NDArray[np.int64], random: np.random.Generator) -> NDArray
         rounds = [random.permutation(members) for _ in range(-(-wanted // len(members)))]
         drawn.append(np.concatenate([*rounds, members[:0]])[:wanted])
     return random.permutation(np.concatenate(drawn))
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: the system's available memory, or a container's if less."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no container, or no limit ("max")
-        return free
-    return max(min(free, limit), 0)
-
-
-def _mapped(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An array in a file that has no name any more: it vanishes with the process, also after kill -9.
-
-    Raises `ResourceError` if the disk has no room; found out here, it is not a bus error later.
-    """
-    size = int(np.prod(shape))
-    folder = os.environ.get("TMPDIR") or ("/var/tmp" if os.access("/var/tmp", os.W_OK) else None)  # noqa: S108
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-            return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot keep {size:,} bytes of decoded pictures in {folder or tempfile.gettempdir()}: "
-            f"{error.strerror or error}. Make room, or set TMPDIR to a folder on a larger disk."
-        ) from error

@@ -63,12 +63,17 @@ _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 @dataclass(frozen=True)
 class Container:
-    """A file that may be decoded: Pillow's name of the format, the bytes to decode, EXIF orientation 1-8."""
+    """A file that may be decoded: Pillow's name of the format, the bytes to decode, EXIF orientation 1-8.
+
+    Of a JPEG also how many scans it has, and whether it is Huffman-coded in the usual ways: baseline, extended
+    or progressive (SOF0 to SOF2).
+    """
 
     format: str
     content: bytes
     orientation: int = 1
     scans: int = 1
+    usual: bool = False
 
 
 def sniff(head: bytes) -> str:
@@ -142,7 +147,7 @@ def orientation(exif: bytes) -> int:
 
 def _jpeg(content: bytes) -> Container:
     """Walk the segments up to the first scan; keep what decoding needs (ITU-T T.81, annex B)."""
-    kept, found, at = [content[:2]], 0, 2
+    kept, found, at, frames = [content[:2]], 0, 2, list[int]()
     while True:
         at = content.find(b"\xff", at)  # what lies between segments is skipped, as every decoder does
         if at < 0:
@@ -164,12 +169,15 @@ def _jpeg(content: bytes) -> Container:
             raise BadImage("truncated", "JPEG header")
         if marker == 0xE1 and segment[4:10] == b"Exif\0\0" and not found:
             found = orientation(segment[4:])
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # but tables: a frame
+            frames.append(marker)
         # APP0 (JFIF) and APP14 (Adobe) tell the colour space; other APPn and comments are no pixels
         if marker in (0xE0, 0xEE) or not (0xE1 <= marker <= 0xEF or marker == 0xFE):
             kept.append(segment)
         at += 2 + length
     scans = content.count(b"\xff\xda", at)  # no other marker can look so: 0xFF in pixels is followed by 0
-    return Container("JPEG", b"".join([*kept, content[at:]]), found or 1, scans)
+    usual = len(frames) == 1 and frames[0] in (0xC0, 0xC1, 0xC2)
+    return Container("JPEG", b"".join([*kept, content[at:]]), found or 1, scans, usual)
 
 
 def _png(content: bytes) -> Container:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convatlas.data import survey as surveys
+from convatlas.data.decode import Scaled, Shrink
 from convatlas.data.groups import group_column, group_names, group_pattern, torn_groups
 from convatlas.data.similar import components, equal, near_duplicates
 from convatlas.data.sources import SPLITS, BadFile, Source, open_source
@@ -68,12 +69,16 @@ class Split:
 
     def image(self, i: int) -> NDArray[np.uint8]:
         """Sample `i` decoded at full size: (H, W, channels). Raises `BadImage` if the file has changed."""
+        return self.scaled(i).pixels
+
+    def scaled(self, i: int, shrink: Shrink | None = None) -> Scaled:
+        """Sample `i`, a JPEG shrunk as it is decoded by what `shrink` says of its size: see `decode_scaled`."""
         kept = self._kept.pixels.get(int(self.ids[i]))
         if kept is not None:
             width, height = self.sizes[i]
             pixels = np.frombuffer(kept, np.uint8).reshape(height, width, 3)
-            return pixels if self.channels == 3 else np.ascontiguousarray(pixels[..., :1])
-        return self._source.pixels(self._places[i], self.channels, self.keys[i])
+            return Scaled(pixels if self.channels == 3 else np.ascontiguousarray(pixels[..., :1]))
+        return self._source.scaled(self._places[i], self.channels, self.keys[i], shrink)
 
     @staticmethod
     def joined(name: str, parts: Sequence[Split]) -> Split:

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 from PIL import Image, ImageDraw, ImageFont
 
-from convatlas.data.batches import Batch
+from convatlas.data.batch import Batch
 from convatlas.data.transforms import Preprocessing
 
 CELL_PX = 128  # the side that a sample is shown at, about

@@ -18,14 +18,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from convatlas.data.decode import decode, is_grey
-from convatlas.data.sources.source import ArraySource, BadFile, Item, Listing, Source, digest
+from convatlas.data.sources.source import (
+    ArraySource,
+    BadFile,
+    Failed,
+    Item,
+    Listing,
+    Seen,
+    Source,
+    digest,
+)
 from convatlas.errors import BadImage, DataError
 
 THUMB = 16  # pixels a side
@@ -39,24 +48,6 @@ _CHUNK_SECONDS = 120.0
 _FILE_SECONDS = 30.0
 _WORKER_BYTES = 3 * 2**30  # address space of a worker
 _KEPT_BYTES = 2**30
-
-
-class Seen(NamedTuple):
-    """What is left of an accepted file: `pixels` only where the image is small and wanted."""
-
-    hash: str
-    width: int
-    height: int
-    grey: bool
-    thumb: bytes  # (THUMB, THUMB, 3) uint8
-    pixels: bytes | None
-
-
-class Failed(NamedTuple):
-    """Why a file is left out."""
-
-    reason: str
-    detail: str
 
 
 @dataclass
@@ -86,14 +77,19 @@ def survey(source: Source, *, workers: int | None = None, keep: bool = False) ->
     items = listing.items
     keep = keep and source.encoded
     budget = _kept_bytes() if keep else 0
-    count = _worker_count(workers, len(items), source)
-    found: list[Seen | None] = [None] * len(items)
+    memory = source.memory(items)
+    rest = [position for position in range(len(items)) if position not in memory.known]
+    count = _worker_count(workers, len(rest), source)
+    found: list[Seen | None] = [memory.known.get(position) for position in range(len(items))]
     bad, kept = list(listing.bad), dict[int, bytes]()
+    new = [items[position] for position in rest]
     if isinstance(source, ArraySource):
-        results = _arrays(source, items)
+        results = _arrays(source, new)
     else:
-        results = _parallel(source, items, count, keep) if count else _serial(source, items, keep)
-    for position, result in results:
+        results = _parallel(source, new, count, keep) if count else _serial(source, new, keep)
+    for row, result in results:
+        position = rest[row]
+        memory.add(position, result)
         if isinstance(result, Failed):
             bad.append(BadFile(items[position].key, *result))
             continue

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn import functional
 
 from convatlas.errors import BadCheckpoint, UsageError
 from convatlas.randomness import generator
@@ -64,6 +65,29 @@ def resample(
         (size[1], size[0]), _FILTERS[interpolation], box=(x0, y0, x1, y1), reducing_gap=_REDUCING_GAP
     )
     return np.asarray(result).reshape(size[0], size[1], channels)
+
+
+def cut(
+    image: NDArray[np.uint8],
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
+    interpolation: Interpolation = "bilinear",
+) -> NDArray[np.uint8]:
+    """The part `box` (xyxy, rounded to whole pixels) of (H, W, C) as (size[0], size[1], C), for training.
+
+    The same filter as `resample` in a third of the time, and the same pixels as torchvision's `resized_crop` of a
+    tensor. It does not look beyond the part, and its weights have 16 bits: within the part a pixel differs from
+    `resample` by one level at most, in its outermost rows by a few.
+    """
+    height, width = image.shape[:2]
+    x0, y0 = min(max(round(box[0]), 0), width - 1), min(max(round(box[1]), 0), height - 1)
+    x1, y1 = min(max(round(box[2]), x0 + 1), width), min(max(round(box[3]), y0 + 1), height)
+    part = torch.from_numpy(image[None, y0:y1, x0:x1].copy()).permute(
+        0, 3, 1, 2
+    )  # a copy with the channels last
+    if part.shape[2:] != size:
+        part = functional.interpolate(part, size, mode=interpolation, antialias=True)
+    return part.permute(0, 2, 3, 1)[0].numpy()
 
 
 @dataclass(frozen=True)
@@ -131,20 +155,22 @@ class Preprocessing:
 
     def fit(self, image: NDArray[np.uint8]) -> torch.Tensor:
         """The evaluation geometry: (H, W, 1 or 3) uint8 of any size -> (C, H, W) uint8 of `size`."""
+        return torch.from_numpy(self.fitted(image).transpose(2, 0, 1).copy(order="C"))
+
+    def fitted(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """`fit` with the channels last: (*size, C)."""
         image = self.recolour(image)
         height, width = image.shape[:2]
         if (height, width) == self.size and (self.resize != "crop" or self.crop_ratio == 1):
-            fitted = image
-        elif self.resize == "squash":
-            fitted = resample(image, (0, 0, width, height), self.size, self.interpolation)
-        elif self.resize == "crop":
+            return image
+        if self.resize == "squash":
+            return resample(image, (0, 0, width, height), self.size, self.interpolation)
+        if self.resize == "crop":
             scale = max(self.size[0] / height, self.size[1] / width) / self.crop_ratio
             crop_h, crop_w = self.size[0] / scale, self.size[1] / scale
             x0, y0 = (width - crop_w) / 2, (height - crop_h) / 2
-            fitted = resample(image, (x0, y0, x0 + crop_w, y0 + crop_h), self.size, self.interpolation)
-        else:
-            fitted = self._pad(image)
-        return torch.from_numpy(fitted.transpose(2, 0, 1).copy(order="C"))
+            return resample(image, (x0, y0, x0 + crop_w, y0 + crop_h), self.size, self.interpolation)
+        return self._pad(image)
 
     def _pad(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Shrink or grow until the picture just fits, and put it in the middle of a `fill` border."""
@@ -171,17 +197,33 @@ class Preprocessing:
         return np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
     def normalise(
-        self, images: torch.Tensor, layout: torch.memory_format = torch.contiguous_format
+        self,
+        images: torch.Tensor,
+        layout: torch.memory_format = torch.contiguous_format,
+        out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(x / 255 - mean) / std: uint8 (N, C, H, W) -> float32, in the memory format `layout`."""
-        mean = torch.tensor(self.mean, dtype=torch.float64).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, dtype=torch.float64).view(1, -1, 1, 1)
+        """(x / 255 - mean) / std: uint8 (N, C, H, W) -> float32, in the memory format `layout`; into `out` if given."""
+        mean, std = torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64)
         scale = (1 / (255 * std)).to(images.device, torch.float32)
         offset = (-mean / std).to(images.device, torch.float32)
-        result = torch.empty(images.shape, dtype=torch.float32, device=images.device, memory_format=layout)
+        result = out
+        if result is None:
+            result = torch.empty(
+                images.shape, dtype=torch.float32, device=images.device, memory_format=layout
+            )
+        # product and sum apart, each rounded once: the same bits for a pixel wherever it lies in memory
+        if layout == torch.channels_last and images.is_contiguous(memory_format=layout):
+            width, channels = images.shape[3], images.shape[1]
+            lines = images.permute(0, 2, 3, 1).reshape(-1, width * channels)
+            made = result.permute(0, 2, 3, 1).view(lines.shape)
+            scale, offset = scale.repeat(width), offset.repeat(width)
+            rows = max(_IN_CACHE // max(width * channels, 1), 1)
+            for source, target in zip(lines.split(rows), made.split(rows), strict=True):
+                target.copy_(source).mul_(scale).add_(offset)
+            return result
+        scale, offset = scale.view(1, -1, 1, 1), offset.view(1, -1, 1, 1)
         rows = max(_IN_CACHE // max(images[:1].numel(), 1), 1)
         for source, target in zip(images.split(rows), result.split(rows), strict=True):
-            # product and sum apart, each rounded once: the same bits for a pixel wherever it lies in memory
             target.copy_(source.to(torch.float32).mul_(scale).add_(offset))
         return result
 

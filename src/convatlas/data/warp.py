@@ -18,16 +18,38 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 Edge = Literal["zero", "reflect"]
+Shrink = Literal["window", "resample"]
 
 
 def flip(images: torch.Tensor, chosen: NDArray[np.bool_]) -> torch.Tensor:
     """Mirror left and right the images where `chosen` (N,) is true: uint8 (N, C, H, W), a new tensor."""
     result = images.clone()
+    if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous():
+        for i in chosen.nonzero()[
+            0
+        ].tolist():  # a kernel of its own for bytes of this layout, but not for a list of them
+            result[i : i + 1] = images[i : i + 1].flip(3)
+        return result
     if images.is_cpu:  # NumPy mirrors bytes three times as fast as torch does
         result.numpy()[chosen] = images.numpy()[chosen][..., ::-1]
         return result
     which = torch.from_numpy(chosen.nonzero()[0]).to(images.device)
     return result.index_copy_(0, which, images.index_select(0, which).flip(3))
+
+
+def smaller(images: torch.Tensor, side: int, how: Shrink) -> torch.Tensor:
+    """The middle of each image, or all of it with fewer pixels: uint8 (N, C, H, W) -> (N, C, h, w), at most `side`.
+
+    An image that is not larger stays. "resample" is bilinear and antialiased.
+    """
+    height, width = images.shape[2:]
+    h, w = min(height, side), min(width, side)
+    if (h, w) == (height, width):
+        return images
+    if how == "window":
+        top, left = (height - h) // 2, (width - w) // 2
+        return images[:, :, top : top + h, left : left + w].contiguous()
+    return functional.interpolate(images, size=(h, w), mode="bilinear", antialias=True)
 
 
 def shift(images: torch.Tensor, by: NDArray[np.int64], edge: Edge) -> torch.Tensor:

@@ -50,14 +50,16 @@ _OWN_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    slots: NDArray[np.uint8]  # (AHEAD, rows, C, H, W), shared
+    slots: NDArray[np.uint8]  # (AHEAD, rows, H, W, C), shared
     row: NDArray[np.int64]  # (1,), shared: the row at work
 
 
 class Workers(Generic[Job]):
-    """`count` processes that run `fill(job, row, out)`, where `out` is a uint8 array (C, H, W) of zeros or rubble.
+    """`count` processes that run `fill(job, row, out)`, where `out` is a uint8 array (H, W, C) of zeros or rubble.
 
-    `describe(job, row)` names what a row is made from, for messages. `shape` is (rows, C, H, W) of the
+    With a count of 0 this process does the work, when it is asked for.
+
+    `describe(job, row)` names what a row is made from, for messages. `shape` is (rows, H, W, C) of the
     largest job. The processes start with the first job and stay until `close`, or until this object
     is forgotten.
     """
@@ -83,10 +85,18 @@ class Workers(Generic[Job]):
         return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
 
     def run(self, jobs: Iterable[tuple[Job, int]]) -> Iterator[NDArray[np.uint8]]:
-        """Do jobs (each with its number of rows), in order: arrays (rows, C, H, W) of the caller's own.
+        """Do jobs (each with its number of rows), in order: arrays (rows, H, W, C).
 
+        An array is a worker's own memory, and holds what was asked for until the next one is taken.
         Raises `DataError` with what `fill` raised, or that a worker died and what it was reading.
         """
+        if self.count == 0:
+            for job, rows in jobs:
+                out = np.empty((rows, *self._shape[1:]), dtype=np.uint8)
+                for row in range(rows):
+                    self._fill(job, row, out[row])
+                yield out
+            return
         if self._busy or not self._workers:  # an iteration given up halfway leaves answers in the pipes
             self.close()
             self._start()
@@ -122,7 +132,7 @@ class Workers(Generic[Job]):
         if problem is not None:
             self.close()
             raise DataError(problem)
-        return worker.slots[slot, :rows].copy()
+        return worker.slots[slot, :rows]
 
     def _died(self, worker: _Worker, job: Job) -> DataError:
         worker.process.join(timeout=5)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from convatlas.errors import BadCheckpoint
+from convatlas.infer.views import VIEWS, Kind, kind_of
 
 FORMAT = 1
 _LEAST = float(np.finfo(np.float32).tiny)  # a probability that is stored as 0 was at most this
@@ -48,7 +49,7 @@ class Evaluation:
         confusion: (K, K) counts; row the label, column the prediction.
         keys, labels, predicted: N each; which image, its label's and its prediction's number.
         probability_of_label, probability_of_predicted: N each, softmax.
-        tta: whether every image was also shown mirrored, and the probabilities averaged.
+        views: in how many ways every image was shown, the probabilities averaged; a kind of `views.VIEWS`.
         fingerprint: of the data, where known.
     """
 
@@ -65,13 +66,18 @@ class Evaluation:
     predicted: NDArray[np.int64]
     probability_of_label: NDArray[np.float64]
     probability_of_predicted: NDArray[np.float64]
-    tta: bool = False
+    views: Kind = "one"
     fingerprint: str = ""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the network's outputs."""
         return tuple(score.name for score in self.per_class)
+
+    @property
+    def tta(self) -> bool:
+        """Whether images were shown in more than one view."""
+        return self.views != "one"
 
     @property
     def hits(self) -> int:
@@ -119,6 +125,7 @@ class Evaluation:
             "probability_of_label": self.probability_of_label.tolist(),
             "probability_of_predicted": self.probability_of_predicted.tolist(),
             "tta": self.tta,
+            "views": self.views,
             "fingerprint": self.fingerprint,
         }
 
@@ -150,6 +157,9 @@ def _from_fields(fields: dict[str, Any]) -> Evaluation:
             raise ValueError(f"{name} does not hold numbers")
         if array.size and name in arrays and array.dtype.kind != "i":
             raise ValueError(f"{name} does not hold whole numbers")
+    tta = fields.pop("tta")
+    if type(tta) is not bool or tta != (fields.setdefault("views", kind_of(tta)) != "one"):
+        raise ValueError(f"tta = {tta!r} does not say whether there were several views")
     return Evaluation(
         **{name: array.astype(np.int64) for name, array in arrays.items()},
         **{name: array.astype(np.float64) for name, array in shares.items()},
@@ -179,7 +189,7 @@ def _check(made: Any) -> None:
         "rates": len(rates) == 4 and all(isinstance(rate, (int, float)) and 0 <= rate <= 1 for rate in rates),
         "loss": isinstance(made.loss, (int, float)),
         "per_class": all(type(score.count) is int and _shares(score) for score in made.per_class),
-        "tta": isinstance(made.tta, bool),
+        "views": made.views in VIEWS,
     }
     wrong = [name for name, held in holds.items() if not held]
     if wrong:
@@ -218,7 +228,7 @@ class Tally:
         surest = probabilities.gather(1, predicted[:, None])[:, 0]
         self.columns.append(tuple(column.cpu() for column in (labels, predicted, own, surest)))
 
-    def finish(self, split: str, *, tta: bool = False, fingerprint: str = "") -> Evaluation:
+    def finish(self, split: str, *, views: Kind = "one", fingerprint: str = "") -> Evaluation:
         """The evaluation of everything added."""
         labels, predicted, own, surest = (
             torch.cat(column).numpy() for column in zip(*self.columns, strict=True)
@@ -241,7 +251,7 @@ class Tally:
             predicted=predicted.astype(np.int64),
             probability_of_label=own.astype(np.float64),
             probability_of_predicted=surest.astype(np.float64),
-            tta=tta,
+            views=views,
             fingerprint=fingerprint,
         )
 

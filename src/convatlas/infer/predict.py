@@ -26,6 +26,7 @@ from convatlas.data import BadFile, Preprocessing, decode
 from convatlas.data.decode import FORMATS, MAX_BYTES
 from convatlas.errors import BadImage, DataError
 from convatlas.files import inside, read_untrusted
+from convatlas.infer.views import VIEWS, kind_of
 
 OnBad = Literal["error", "skip"]
 
@@ -180,14 +181,15 @@ def _from_array(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
 # --- predicting ---------------------------------------------------------------------------------------
 
 
-def probabilities(model: nn.Module, images: Tensor, *, tta: bool = False) -> Tensor:
+def probabilities(model: nn.Module, images: Tensor, *, tta: bool | str = False) -> Tensor:
     """Softmax of the network's outputs: (N, C, H, W) normalised -> (N, K), each row summing to 1.
 
-    With `tta` every picture is also shown mirrored (left-right), and the probabilities are averaged.
+    With `tta` every picture is shown in several views, and the probabilities are averaged: mirrored (left-right) if
+    True, else a kind of `views.VIEWS`.
     """
     with torch.inference_mode():
-        shares = model(images).float().softmax(1)
-        return (shares + model(images.flip(3)).float().softmax(1)) / 2 if tta else shares
+        weighed = [weight * model(view).float().softmax(1) for weight, view in VIEWS[kind_of(tta)].of(images)]
+        return torch.stack(weighed).sum(0) if len(weighed) > 1 else weighed[0]
 
 
 def predict(
@@ -200,7 +202,7 @@ def predict(
     batch_size: int = 64,
     workers: int = 0,
     on_bad: OnBad = "error",
-    tta: bool = False,
+    tta: bool | str = False,
 ) -> Predictions:
     """A prediction for every source, in their order. `workers` threads decode; see `Run.predict`."""
     bad: list[BadFile] = []

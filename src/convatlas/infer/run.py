@@ -13,6 +13,7 @@ from convatlas.data import Batches, Preprocessing, Split
 from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.infer.evaluate import Evaluation, Tally
 from convatlas.infer.predict import OnBad, Predictions, predict, probabilities, sources
+from convatlas.infer.views import kind_of
 from convatlas.models import create_model
 from convatlas.randomness import preserved
 from convatlas.train.run import RunFolder
@@ -64,7 +65,7 @@ class Run:
         batch_size: int = 64,
         workers: int = 0,
         on_bad: OnBad = "error",
-        tta: bool = False,
+        tta: bool | str = False,
     ) -> Predictions:
         """One `Prediction` per picture, in order.
 
@@ -74,7 +75,7 @@ class Run:
             batch_size: pictures in memory at a time.
             workers: threads that decode; 0 decodes in this one.
             on_bad: "error" raises `BadImage` at the first bad file; "skip" leaves it out and lists it in `.bad`.
-            tta: average the probabilities with those of the mirrored picture.
+            tta: average the probabilities over views: mirrored if True, or a kind of `convatlas.infer.views.VIEWS`.
         """
         if topk < 1 or batch_size < 1 or workers < 0:
             raise UsageError(
@@ -101,7 +102,7 @@ class Run:
         split_name: str | None = None,
         batch_size: int = 256,
         workers: int = 0,
-        tta: bool = False,
+        tta: bool | str = False,
         fingerprint: str = "",
     ) -> Evaluation:
         """How good the network is on a split. No augmentation; nothing but a few numbers per image is kept.
@@ -109,7 +110,7 @@ class Run:
         `split_name` and `fingerprint` (of the data) are written down in the result. Raises `DataError` if the split
         is empty or has labels that the network does not know.
         """
-        name = split_name or split.name
+        name, views = split_name or split.name, kind_of(tta)
         if not len(split):
             raise DataError(f"the {name} split is empty; there is nothing to evaluate.")
         if int(split.labels.max()) >= len(self.classes) or int(split.labels.min()) < 0:
@@ -122,11 +123,11 @@ class Run:
         )
         try:
             for batch in batches.epoch(0):
-                shares = probabilities(self.model, batch.images.to(device), tta=tta)
+                shares = probabilities(self.model, batch.images.to(device), tta=views)
                 tally.add([keys[number] for number in batch.ids.tolist()], shares, batch.labels.to(device))
         finally:
             batches.close()
-        return tally.finish(name, tta=tta, fingerprint=fingerprint)
+        return tally.finish(name, views=views, fingerprint=fingerprint)
 
 
 def _network(spec: SavedSpec, best: Any) -> nn.Module:

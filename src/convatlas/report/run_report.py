@@ -25,9 +25,12 @@ from convatlas.data import Data, Preprocessing
 from convatlas.errors import BadCheckpoint
 from convatlas.files import write_durable
 from convatlas.infer import Evaluation, Run
+from convatlas.infer.views import VIEWS
 from convatlas.measure import measure, table
 from convatlas.models import find
 from convatlas.report import charts, pictures
+from convatlas.report.pace import pace
+from convatlas.train import processes
 from convatlas.train.origin import sentences
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
@@ -72,7 +75,7 @@ def render(
         "shown": shown,
         "best": run.spec,
         "start": _start(decided),
-        "epochs_run": max((line["epoch"] for line in metrics if line.get("kind") == "val"), default=0),
+        "epochs_run": max((line["epoch"] for line in metrics if "epoch" in line), default=0),
         "weights_kind": next((line.get("weights") for line in metrics if line.get("best")), "model"),
         "recipe_changes": _changes(decided),
         "all_settings": {
@@ -89,19 +92,17 @@ def render(
         "cost_rows": Markup(table.html_rows(cost)),  # noqa: S704 - escaped there
         "cost_header": table.header(cost),
         "facts": table.facts(cost, find(run.spec.model)),
-        "seconds": sum(line.get("seconds", 0) + line.get("validation_seconds", 0) for line in timing),
-        "images_per_second": _median(
-            [line["images_per_second"] for line in timing if "images_per_second" in line]
-        ),
         "created": _date(decided.get("created")),
         "geometry": _geometry(run.preprocessing),
         "harder": _harder(decided["recipe"]),
         "machine": _machine(decided.get("machine") or {}),
         "published": any(paper for _, _, paper in table.facts(cost, find(run.spec.model))),
         "speed": Speed.of_run(decided),
-        "command": shlex.join(str(part) for part in decided.get("command", [])),
+        "processes": processes.sentences(decided),
+        "command": shlex.join([*map(str, decided.get("command", [])), *processes.options(decided)]),
         "left_out": [_left_out(bad) for bad in data.bad[:LEFT_OUT_SHOWN]] if data else [],
         "left_out_count": len(data.bad) if data else None,
+        **pace(timing, decided),
         **_counts(summary, run.classes),
         **_pictures(folder, run, decided, data, shown),
     }
@@ -250,10 +251,6 @@ def _baseline(evaluation: Evaluation | None) -> tuple[str, float] | None:
     return most.name, most.count / evaluation.count
 
 
-def _median(values: list[float]) -> float | None:
-    return sorted(values)[len(values) // 2] if values else None
-
-
 def _pictures(
     folder: RunFolder, run: Run, decided: Mapping[str, Any], data: Data | None, shown: Evaluation | None
 ) -> dict[str, Any]:
@@ -301,7 +298,7 @@ def _template(page: Mapping[str, Any]) -> str:
     }
     script, style = (_source(name) for name in ("sort.js", "style.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    ours = {"script": Markup(script), "style": Markup(style)}  # noqa: S704 - files of this package
+    ours = {"script": Markup(script), "style": Markup(style), "views": VIEWS}  # noqa: S704 - files of this package
     return environment.get_template("template.html.j2").render(**page, **ours, script_hash=digest)
 
 

@@ -30,7 +30,7 @@ class State:
     """Where a run stands. `step` counts optimiser steps made; offsets are bytes of the two logs."""
 
     step: int = 0
-    validated: int = 0  # epochs whose validation is done
+    validated: int = 0  # epochs that are over, their validation done where it was due
     best_score: float | None = None
     best_loss: float | None = None
     best_epoch: int | None = None
@@ -107,6 +107,15 @@ def load(
             raise BadCheckpoint(f"{folder / EMA} holds other weights than the network.")
         ema.load(shadow)
     return state, damaged
+
+
+def world(parent: Path) -> tuple[int, int]:
+    """The number of processes that made the newest whole checkpoint, and its step; (1, 0) if there is none."""
+    folder, _ = newest(parent)
+    if folder is None:
+        return 1, 0
+    state = State.from_json(read_json(folder / STATE))
+    return state.world, state.step
 
 
 @torch.no_grad()

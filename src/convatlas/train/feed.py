@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from convatlas.data import Batches, Data, Preprocessing
 from convatlas.train.recipe import Recipe
 
@@ -16,6 +18,8 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     channels_last: bool = True,
+    cache: Path | None = None,
+    pin: bool = False,
 ) -> Batches:
     """The training split, shuffled and augmented as the recipe says, for one of `world` processes."""
     return Batches(
@@ -31,4 +35,6 @@ def training_batches(
         world=world,
         balance=recipe.balance == "sampling",
         channels_last=channels_last,
+        cache=cache,
+        pin=pin,
     )

@@ -1,8 +1,8 @@
 """The training loop: one for every task, network and recipe.
 
 At each step it seeds every generator from (seed, step, rank), asks the task for the losses of the batch,
-and makes one optimiser step. After each epoch it validates, keeps the best weights and commits a
-checkpoint. It can be stopped at any moment; going on from the last checkpoint gives the same bits.
+and makes one optimiser step. After each epoch, or as rarely as the recipe says, it validates and keeps the best
+weights; it commits a checkpoint. It can be stopped at any moment; going on from there gives the same bits.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Loop:
             model, speed
         )  # without the engine's wrapper: its names are those of the checkpoint
         held = params.hold(model, recipe)
-        self.model, self.optimizer = fabric.setup(model, params.optimizer(model, recipe, fused=speed.fused))
+        self.model, self.optimizer = fabric.setup(model, params.optimizer(model, recipe, speed))
         self.step = Step(task, self.model, self.plain, recipe, fabric)
         self.ema = Ema(model, recipe.ema, held) if recipe.ema else None
         self.logs = Logs(folder, writes=fabric.is_global_zero)
@@ -136,7 +136,7 @@ class Loop:
                 if saving and state.step < (epoch + 1) * self.train_batches.steps:
                     self._save()
         trained = clock.seconds()
-        self._validate(epoch, stop)
+        self._conclude(epoch, stop)
         if clock.images:
             self.logs.time(
                 kind="epoch",
@@ -154,8 +154,12 @@ class Loop:
         """One optimiser step, or the policy for numbers that are not finite."""
         state = self.state
         seed_step(self.seed, state.step, self.fabric.global_rank)
-        lr = self.recipe.rate(state.step / self.total_steps) * state.lr_scale
-        params.set_rate(self.optimizer, lr)
+        progress = state.step / self.total_steps
+        lr = params.set_rates(self.optimizer, self.recipe, progress, state.lr_scale)
+        if (
+            self.fabric.world_size == 1
+        ):  # several processes wait for every gradient; there the rate alone is 0
+            params.hold_over(self.optimizer, progress)
         self.optimizer.zero_grad(set_to_none=True)
         if state.step in state.skipped:  # known to break, since a rollback
             state.step += 1
@@ -209,6 +213,20 @@ class Loop:
         return keys[:limit] + ([f"and {len(keys) - limit} more"] if len(keys) > limit else [])
 
     # --- validation -------------------------------------------------------------------------------------
+
+    def _conclude(self, epoch: int, stop: StopRequest) -> None:
+        """Validate an epoch where it is due: the last one always. Without images for it the last weights are kept."""
+        last = epoch + 1 == self.recipe.epochs
+        if not len(self.val_batches.split):
+            if last:
+                self._share_buffers()
+                self.state.best_epoch = epoch + 1
+                with self.ema.applied(self.plain) if self.ema else nullcontext():
+                    self._keep_best(epoch, {})
+        elif last or (epoch + 1) % self.recipe.validate_every == 0:
+            self._validate(epoch, stop)
+            return
+        self.state.validated = epoch + 1
 
     @torch.no_grad()
     def _validate(self, epoch: int, stop: StopRequest) -> None:
@@ -267,7 +285,8 @@ class Loop:
 
     def _keep_best(self, epoch: int, values: Mapping[str, float]) -> None:
         if self.fabric.is_global_zero:
-            spec = {"format": 1, **self.spec, "epoch": epoch + 1, "score": {"split": "val", **values}}
+            score = {"split": "val", **values} if values else {}
+            spec = {"format": 1, **self.spec, "epoch": epoch + 1, "score": score}
             parts = {
                 "model.safetensors": save_weights(self.plain.state_dict()),
                 "spec.json": (json.dumps(spec, indent=2, sort_keys=True) + "\n").encode(),

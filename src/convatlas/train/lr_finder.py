@@ -73,7 +73,7 @@ def find_learning_rate(
     # without momentum's warm-up or clipping the loss answers to the rate of this very step
     plain = replace(recipe, clip_norm=0.0)
     params.hold(trial, plain)
-    network, optimizer = fabric.setup(trial, params.optimizer(trial, plain, fused=speed.fused))
+    network, optimizer = fabric.setup(trial, params.optimizer(trial, plain, speed))
     objective = task.of(data, plain)
     batches = training_batches(data, recipe, preprocessing, seed=seed, channels_last=speed.channels_last)
     rates: list[float] = []

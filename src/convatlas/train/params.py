@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -10,26 +11,92 @@ from torch import Tensor, nn
 
 from convatlas.errors import BadCheckpoint, UsageError, did_you_mean
 from convatlas.models.classifier import Classifier
+from convatlas.train.muon import Muon
 from convatlas.train.recipe import Recipe
+from convatlas.train.speed import Speed
 
 
 def groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Up to four groups: with and without weight decay, each for the body and for the head.
+    """Parameters that share a rate and a decay.
 
-    Where the recipe says `decay_all=False`, vectors and scalars (biases, scales and shifts of
-    normalisation) are not decayed. `factor` is that of the learning rate: `body_lr` for the body, 1 for the head;
-    where it is 1 everywhere there is no such distinction.
+    Where the recipe says `decay_all=False`, vectors and scalars (biases, scales and shifts of normalisation) are not
+    decayed. `factor` is that of the learning rate: of `rates` by name, and `body_lr` for all but the classifier.
+    `until` is the progress at which the group is held (`hold_from`). With Muon, `matrix` tells what it
+    orthogonalises: what has two dimensions or more, the classifier left out; the pull of the decay on the rest does not
+    grow with `factor`.
+
+    Raises `UsageError` for a pattern that no parameter fits.
     """
-    apart = recipe.body_lr != 1
-    found: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            factor = recipe.body_lr if apart and in_body(model, name) else 1.0
-            found.setdefault((factor, recipe.decay_all or parameter.ndim > 1), []).append(parameter)
-    return [
-        {"params": found[key], "weight_decay": recipe.weight_decay if key[1] else 0.0, "factor": key[0]}
-        for key in sorted(found, key=lambda key: (key[0] == 1, not key[1]))
-    ]
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    _check_patterns("rates", recipe.rates, named)
+    _check_patterns("hold_from", recipe.hold_from, named)
+    apart, muon = recipe.body_lr != 1, recipe.optimizer == "muon"
+    found: dict[tuple[bool, float, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        factor = _chosen(recipe.rates, name, 1.0) * (
+            recipe.body_lr if apart and in_body(model, name) else 1.0
+        )
+        matrix = muon and parameter.ndim > 1 and (not isinstance(model, Classifier) or in_body(model, name))
+        decayed = recipe.decay_all or parameter.ndim > 1
+        found.setdefault((matrix, _chosen(recipe.hold_from, name, 1.0), factor, decayed), []).append(
+            parameter
+        )
+    result: list[dict[str, Any]] = []
+    for key in sorted(found, key=lambda key: (key[2] == 1, *key[:3], not key[3])):
+        matrix, until, factor, decayed = key
+        decay = recipe.weight_decay if decayed else 0.0
+        group: dict[str, Any] = {
+            "params": found[key],
+            "weight_decay": decay,
+            "factor": factor,
+            "until": until,
+        }
+        if muon:
+            group |= {"matrix": matrix, "momentum": recipe.muon_momentum if matrix else recipe.momentum}
+            group["weight_decay"] = decay / factor if factor and not matrix else decay
+        result.append(group)
+    return result
+
+
+def _check_patterns(
+    field: str, pairs: Sequence[tuple[str, float]], named: Mapping[str, nn.Parameter]
+) -> None:
+    for pattern, _ in pairs:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            raise UsageError(
+                f"{field}: no parameter that learns is called {pattern!r}. There are {', '.join(list(named)[:8])} ... "
+                f"Name one of them, or leave it out (--set {field}=[])."
+            )
+
+
+def _chosen(pairs: Sequence[tuple[str, float]], name: str, default: float) -> float:
+    """The number of the first pattern that fits."""
+    return next((value for pattern, value in pairs if fnmatchcase(name, pattern)), default)
+
+
+def set_rates(optimiser: torch.optim.Optimizer, recipe: Recipe, progress: float, scale: float = 1.0) -> float:
+    """Give every group its rate at `progress`, and return that of the recipe; both times `scale`.
+
+    A group that is held early has its whole schedule in its own time (Brock et al., "FreezeOut", 2017), then rate 0.
+    """
+    for group in optimiser.param_groups:
+        over = progress >= group["until"] < 1
+        group["lr"] = 0.0 if over else scale * recipe.rate(progress / group["until"]) * group["factor"]
+    return scale * recipe.rate(progress)
+
+
+def hold_over(optimiser: torch.optim.Optimizer, progress: float) -> None:
+    """Take the parameters whose time is over out of the backward pass, which is cheaper without them."""
+    for group in optimiser.param_groups:
+        if group["until"] < 1:
+            for parameter in group["params"]:
+                parameter.requires_grad_(progress < group["until"])
+
+
+def held_at(model: nn.Module, recipe: Recipe, progress: float) -> frozenset[str]:
+    """Names of the parameters whose time is over by `hold_from`."""
+    names = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return frozenset(name for name in names if progress >= _chosen(recipe.hold_from, name, 2.0))
 
 
 def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
@@ -101,8 +168,10 @@ def _classifier(model: nn.Module) -> Classifier:
     return model
 
 
-def optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> torch.optim.Optimizer:
-    """The recipe's optimiser over `groups`; `fused`, it passes over each tensor once."""
+def optimizer(model: nn.Module, recipe: Recipe, speed: Speed | None = None) -> torch.optim.Optimizer:
+    """The recipe's optimiser over `groups`; where `speed` says `fused`, PyTorch's own pass over each tensor once."""
+    speed = speed or Speed()
+    fused = speed.fused
     parameters = groups(model, recipe)
     match recipe.optimizer:
         case "sgd":
@@ -113,6 +182,14 @@ def optimizer(model: nn.Module, recipe: Recipe, *, fused: bool = True) -> torch.
             return torch.optim.Adam(parameters, lr=recipe.lr, betas=recipe.betas, fused=fused)
         case "adamw":
             return torch.optim.AdamW(parameters, lr=recipe.lr, betas=recipe.betas, fused=fused)
+        case "muon":
+            return Muon(
+                [{**group, "lr": recipe.lr} for group in parameters],
+                nesterov=recipe.nesterov,
+                steps=recipe.muon_steps,
+                keeps_norm=recipe.muon_keeps_norm,
+                dtype=torch.bfloat16 if speed.precision == "bf16" else torch.float32,
+            )
 
 
 def state_by_name(optimiser: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

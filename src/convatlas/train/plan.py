@@ -39,9 +39,10 @@ def check_wishes(
     start = origin.check_wish(weights, None if model is None else find(model))
     if model is None and start is not None and start.run is not None:
         model = start.run.model
-    if isinstance(recipe, str):
-        find_recipe(recipe)
+    meant = _meant(recipe, settings)
     read_settings(settings or {})
+    if model is None and meant:
+        model = meant
     if options and model is None:
         raise UsageError(f"the option {next(iter(options))!r} is one of a network: name it by --model.")
     if model is not None:
@@ -75,7 +76,7 @@ def plan(
 
     Raises `UsageError` for an unknown name or setting, and as `origin.settle`.
     """
-    name, size, reason = _network(data, model, weights)
+    name, size, reason = _network(data, model, weights, _meant(recipe, settings))
     spec = find(name)
     start = origin.settle(weights, data, spec)
     base, notes = prepared(recipe, data, name) if isinstance(recipe, str) else (recipe, [])
@@ -89,6 +90,8 @@ def plan(
         "in_channels": channels,
         **start.options(name),
     }
+    if name == final.network:
+        chosen |= dict(final.options)
     if final.dropout >= 0:
         chosen["dropout"] = final.dropout
     chosen |= options or {}
@@ -96,13 +99,21 @@ def plan(
     return Plan(name, chosen, start, final, preprocessing, reason, tuple(notes))
 
 
-def _network(data: Data, model: str | None, weights: str | None) -> tuple[str, int, str | None]:
+def _meant(recipe: str | Recipe, settings: Mapping[str, Any] | None) -> str:
+    """The network that a recipe is for, "" if any. Raises `UsageError` for an unknown recipe."""
+    named = recipe if isinstance(recipe, Recipe) else find_recipe(recipe).recipe
+    return str((settings or {}).get("network", named.network))
+
+
+def _network(data: Data, model: str | None, weights: str | None, meant: str) -> tuple[str, int, str | None]:
     """Name, image size (0: not decided here), and why, if it was chosen here."""
     if model is not None:
         return model, 0, None
     start = origin.check_wish(weights, None)
     if start is not None and start.run is not None:
         return start.run.model, 0, f"the network of {start.title}"
+    if meant:
+        return find(meant).name, 0, "the network that the recipe is for"
     return choose.network(data)
 
 

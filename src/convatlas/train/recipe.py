@@ -14,10 +14,15 @@ from convatlas.data import Augment, Split
 from convatlas.data.colour import components
 from convatlas.errors import BadCheckpoint, DataError, UsageError, did_you_mean
 from convatlas.files import read_untrusted
+from convatlas.layers.init import INITIALISATIONS
 from convatlas.train import schedule
 
 Number = tuple[float, ...]
 MOVED = {"precision": "--precision", "channels_last": "--tune full"}  # how it is computed: see `speed.py`
+Named = tuple[tuple[str, float], ...]
+STARTS = [
+    name for name in INITIALISATIONS if name != "fixup"
+]  # which exchanges layers: build such a network first
 MAX_TOML_BYTES = 2**14  # parsing a dotted key takes time with the square of its length
 
 
@@ -38,17 +43,21 @@ class Recipe:
     accumulate: int = 1  # a batch is worked through in this many pieces
 
     # optimiser
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
+    muon_momentum: float = 0.95  # of the matrices; what is none moves by SGD with `momentum`
+    muon_steps: int = 5  # of Newton and Schulz's iteration
+    muon_keeps_norm: bool = False  # filters are brought back to the norm sqrt(K) at every step
+    rates: Named = ()  # (pattern of parameters' names, factor of the rate); the first that fits holds
     weight_decay: float = 0.0
     decay_all: bool = True  # False: biases and normalisation are not decayed
     clip_norm: float = 0.0  # 0: gradients are not clipped
 
     # schedule
-    schedule: Literal["constant", "cosine", "onecycle", "steps", "levels"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "onecycle", "steps", "levels"] = "constant"
     warmup: float = 0.0
     warmup_start: float = 0.0  # first factor of the warm-up
     milestones: Number = ()
@@ -72,23 +81,36 @@ class Recipe:
     shift_px: int = 4
     resized_scale: tuple[float, float] = (0.35, 1.0)
     scale_jitter: tuple[int, int] = (256, 512)
+    edge: Literal["zero", "reflect"] = "zero"
     flip: bool = False
+    alternate_flip: bool = False
     affine: Number = ()  # empty, or largest rotation in degrees, change of scale, shear in degrees
     trivial: bool = False
     pca: float = 0.0  # standard deviation of the colour shift along the training set's components
     erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    sizes: tuple[tuple[float, int], ...] = ()  # (progress from which on, side in px): smaller training images
+    shrink: Literal["window", "resample"] = "window"  # how they get smaller
 
     # network
+    network: str = ""  # the one that the recipe is for, if no other is named; empty: chosen by the images
+    options: Named = ()  # settings of that network, which --option replaces
+    init: str = ""  # how weights are drawn, a name of `layers.init`; empty: as the family starts
+    init_images: int = 500  # training images that an initialisation may look at
     dropout: float = -1.0  # below 0: the network's own
     body_lr: float = (
         1.0  # factor of the rate for all but the classifier; 0: held, with BatchNorm as in evaluation
     )
     freeze: str = ""  # what is held: up to and with the stage of this name, or the first so many stages
+    batch_norm: Literal["local", "sync"] = (
+        "local"  # with several processes: statistics of each share, or of all
+    )
+    hold_from: Named = ()  # (pattern of parameters' names, progress from which on they are held)
 
     # what is kept and when to stop
     ema: float = 0.0  # decay; 0: no average
+    validate_every: int = 1  # epochs; the last one is always validated
     early_stopping: int = 0  # epochs without a better validation score; 0: never
 
     def __post_init__(self) -> None:
@@ -114,6 +136,23 @@ class Recipe:
             raise UsageError(f"std = {self.std}: numbers above 0 are expected.")
         if self.nesterov and not self.momentum:
             raise UsageError("nesterov needs a momentum above 0.")
+        for field, (low, high) in _NAMED.items():
+            for name, value in getattr(self, field):
+                if not low <= value <= high:
+                    raise UsageError(f"{field}: {value!r} for {name!r} is outside [{low}, {high}].")
+        starts = [start for start, _ in self.sizes]
+        if starts != sorted(set(starts)) or any(
+            not (0 <= start <= 1 and 8 <= side <= 8192) for start, side in self.sizes
+        ):
+            raise UsageError(
+                f"sizes = {self.sizes!r}: pairs (progress in [0, 1], side in px from 8) in rising order are expected, "
+                "e.g. [[0, 24], [0.5, 32]]."
+            )
+        if self.init and self.init not in STARTS:
+            raise UsageError(
+                f"init = {self.init!r} is no start of a training.{did_you_mean(self.init, STARTS)} "
+                f"Known: {', '.join(STARTS)}."
+            )
 
     def rate(self, progress: float) -> float:
         """The learning rate at `progress` in [0, 1]."""
@@ -125,6 +164,8 @@ class Recipe:
                 base = schedule.constant()
             case "cosine":
                 base = schedule.cosine()
+            case "linear":
+                base = schedule.linear()
             case "onecycle":
                 return schedule.onecycle(self.warmup or 0.3)
             case "steps":
@@ -139,7 +180,12 @@ class Recipe:
         shared = {field.name: own[field.name] for field in dataclasses.fields(Augment) if field.name in own}
         if self.pca:
             shared["components"] = components(train)
+        shared["sides"] = self.sides()
         return Augment(**shared)
+
+    def sides(self) -> tuple[tuple[int, int], ...]:
+        """`sizes` by epochs: (first epoch, side in pixels)."""
+        return tuple((math.ceil(start * self.epochs - 1e-9), side) for start, side in self.sizes)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
         """The same recipe with fields replaced; text is read as the field's type.
@@ -207,7 +253,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "body_lr": (0, 1_000),
     "ema": (0, 0.999999),
     "early_stopping": (0, 100_000),
+    "validate_every": (1, 100_000),
+    "muon_momentum": (0, 0.99999),
+    "muon_steps": (1, 20),
+    "init_images": (2, 100_000),
 }
+_NAMED: dict[str, tuple[float, float]] = {"rates": (0, 1e9), "hold_from": (0, 1)}
 _PAIRS: dict[str, tuple[float, float]] = {
     "resized_scale": (0.001, 1),
     "scale_jitter": (1, 8192),

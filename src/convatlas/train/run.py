@@ -46,8 +46,14 @@ FIELDS: dict[str, tuple[type, ...]] = {  # of run.json, and what they may be
     "versions": (dict,),
     "machine": (dict,),
 }
-# Runs of the first version have none; `tuning` is there where candidates were measured.
-LATER: dict[str, tuple[type, ...]] = {"start": (dict,), "speed": (dict,), "tuning": (dict,)}
+# Runs of the first version have none; `tuning` and `asked` are there where candidates were measured.
+LATER: dict[str, tuple[type, ...]] = {
+    "start": (dict,),
+    "speed": (dict,),
+    "tuning": (dict,),
+    "asked": (list,),
+    "processes": (dict,),
+}
 START: dict[str, tuple[type, ...]] = {
     "kind": (str,),
     "title": (str,),
@@ -62,6 +68,13 @@ START: dict[str, tuple[type, ...]] = {
     "left_out": (list,),
     "drawn": (list,),
     "held": (list,),
+}
+PROCESSES: dict[str, tuple[type, ...]] = {
+    "world": (int,),
+    "nodes": (int,),
+    "backend": (str, MAYBE),
+    "started_by": (str, MAYBE),
+    "batch_norm": (str, MAYBE),
 }
 READING: dict[str, tuple[type, ...]] = {
     "val_share": (int, float),
@@ -79,13 +92,18 @@ class RunFolder:
         self.path = path
 
     @staticmethod
-    def create(path: Path) -> RunFolder:
-        """A new, empty run. Raises `UsageError` if a run is there already: nothing is overwritten."""
+    def check_free(path: Path) -> None:
+        """Raise `UsageError` if a run is there already: nothing is overwritten."""
         if (path / RUN).exists():
             raise UsageError(
                 f"{path} holds a run already. Go on with it (`convatlas train --resume {path}`) "
                 "or choose another --out."
             )
+
+    @staticmethod
+    def create(path: Path) -> RunFolder:
+        """A new, empty run. Raises `UsageError` as `check_free`."""
+        RunFolder.check_free(path)
         make_folder(path)
         return RunFolder(path)
 
@@ -138,6 +156,7 @@ class RunFolder:
         _check(value, FIELDS, self.path / RUN, complete=True)
         _check({name: value[name] for name in LATER if name in value}, LATER, self.path / RUN)
         _check(value.get("start", {}), START, self.path / RUN)
+        _check(value.get("processes", {}), PROCESSES, self.path / RUN)
         _check(value["reading"], READING, self.path / RUN)
         _check(value["safety"], SAFETY, self.path / RUN)
         return value

@@ -27,6 +27,16 @@ def cosine(final: float = 0.0) -> Schedule:
     return lambda progress: final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def linear() -> Schedule:
+    """From 1 straight down to 0; with a warm-up before it, a triangle.
+
+    Examples:
+        >>> [warmed_up(linear(), 0.2)(p) for p in (0, 0.1, 0.2, 0.6, 1)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    return lambda progress: 1.0 - progress
+
+
 def steps(milestones: Sequence[float], gamma: float = 0.1) -> Schedule:
     """Times `gamma` at each milestone passed: how papers write "divided by 10 at 32k and 48k of 64k".
 

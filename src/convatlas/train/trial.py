@@ -83,7 +83,7 @@ def _timed(network: nn.Module, speed: Speed, job: dict[str, Any], steps: int) ->
     labels = torch.arange(len(images)) % len(job["classes"])
     batch = Batch(images, labels, torch.arange(len(images))).to(fabric.device)
     params.hold(network, recipe)
-    wrapped, optimizer = fabric.setup(network, params.optimizer(network, recipe, fused=speed.fused))
+    wrapped, optimizer = fabric.setup(network, params.optimizer(network, recipe, speed))
     task = find_task(job["task"]).of(cast(Data, SimpleNamespace(classes=job["classes"])), recipe)
     step = Step(task, wrapped, network, recipe, fabric)
     loss, done, start = 0.0, -1, 0.0

@@ -9,13 +9,17 @@ from convatlas.data.sources.archive import Tar, Zip, is_tar, is_zip
 from convatlas.data.sources.digits import Digits
 from convatlas.data.sources.folder import Folder
 from convatlas.data.sources.idx import Idx, idx_files
+from convatlas.data.sources.shards import Shards, expand, is_pattern, is_shard, shard_files
 from convatlas.data.sources.source import SPLITS, BadFile, Item, Listing, Source, printable
 from convatlas.data.sources.table import Table
 from convatlas.errors import DataError, did_you_mean
 
 __all__ = ["SPLITS", "BadFile", "Item", "Listing", "Source", "open_source"]
 
-KINDS = "digits, a folder of images, a zip or tar of one, a folder of MNIST idx files, or a CSV (path,label)"
+KINDS = (
+    "digits, a folder of images, a zip or tar of one, a folder of MNIST idx files, a CSV (path,label), "
+    "or shards ('shards/{0000..0099}.tar', in quotes)"
+)
 
 
 def open_source(where: str | Path, group_column: str = "group") -> Source:
@@ -28,8 +32,12 @@ def open_source(where: str | Path, group_column: str = "group") -> Source:
         return Digits(name)
     path, shown = Path(name), printable(name)
     try:
+        if is_pattern(name):
+            return Shards(name, expand(name))
         if path.is_dir():
-            return Idx(name) if idx_files(path) else Folder(name)
+            if idx_files(path):
+                return Idx(name)
+            return Shards(name, shards) if (shards := shard_files(path)) else Folder(name)
         if path.is_file():
             return _file(name, path, group_column)
     except OSError as error:
@@ -47,7 +55,7 @@ def _file(name: str, path: Path, group_column: str) -> Source:
     if is_zip(head):
         return Zip(name)
     if is_tar(head):
-        return Tar(name)
+        return Shards(name, [name]) if is_shard(name, head) else Tar(name)
     raise DataError(f"{printable(name)} is a file of another kind. Data are {KINDS}.")
 
 

@@ -91,26 +91,30 @@ class _Archive(Source):
     def _members(self) -> Iterable[Member]:
         raise NotImplementedError
 
-    def listing(self) -> Listing:
-        """Read the table of contents, and no member."""
-        files, folders, bad, seen = list[tuple[Parts, Any]](), list[Parts](), list[BadFile](), set[Parts]()
+    def members(self) -> Iterator[Member]:
+        """Every entry in the archive's order, and what is wrong with it. Raises `DataError` for a broken archive."""
         try:
-            for name, place, wrong in self._members():
-                parts, unsafe = _parts(name)
-                key = "/".join(map(printable, parts)) or printable(name)
-                if wrong or unsafe:
-                    bad.append(BadFile(key, *(unsafe or wrong or ("damaged", ""))))
-                elif place is None:
-                    folders.append(parts)
-                elif parts in seen:
-                    bad.append(BadFile(key, "listed twice", "the first member of this name is used"))
-                else:
-                    seen.add(parts)
-                    files.append((parts, place))
+            yield from self._members()
         except OSError as error:
             raise DataError(f"{self.name} cannot be read: {error.strerror or error}.") from error
         except (*_DAMAGE, ValueError, NotImplementedError) as error:
             raise DataError(f"{self.name} is damaged: {error}.") from error
+
+    def listing(self) -> Listing:
+        """Read the table of contents, and no member."""
+        files, folders, bad, seen = list[tuple[Parts, Any]](), list[Parts](), list[BadFile](), set[Parts]()
+        for name, place, wrong in self.members():
+            parts, unsafe = parts_of(name)
+            key = "/".join(map(printable, parts)) or printable(name)
+            if wrong or unsafe:
+                bad.append(BadFile(key, *(unsafe or wrong or ("damaged", ""))))
+            elif place is None:
+                folders.append(parts)
+            elif parts in seen:
+                bad.append(BadFile(key, "listed twice", "the first member of this name is used"))
+            else:
+                seen.add(parts)
+                files.append((parts, place))
         try:
             listing = arrange(files, folders, self.name)
         except DataError as error:
@@ -122,7 +126,7 @@ class _Archive(Source):
         return listing
 
 
-def _parts(name: str) -> tuple[Parts, tuple[str, str] | None]:
+def parts_of(name: str) -> tuple[Parts, tuple[str, str] | None]:
     """A member's name cut at its slashes (of either kind), and what is unsafe about it."""
     text = name.replace("\\", "/")
     parts = tuple(part for part in text.split("/") if part not in ("", "."))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, ClassVar, NamedTuple
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convatlas.data.decode import decode
+from convatlas.data.decode import Scaled, Shrink, decode_scaled
 from convatlas.errors import BadImage
 
 SPLITS = ("train", "val", "test")
@@ -29,6 +29,34 @@ class BadFile(NamedTuple):
     key: str
     reason: str
     detail: str = ""
+
+
+class Seen(NamedTuple):
+    """What is left of an accepted file: `pixels` only where the image is small and wanted."""
+
+    hash: str
+    width: int
+    height: int
+    grey: bool
+    thumb: bytes  # (16, 16, 3) uint8
+    pixels: bytes | None
+
+
+class Failed(NamedTuple):
+    """Why a file is left out."""
+
+    reason: str
+    detail: str
+
+
+class Memory:
+    """What earlier surveys saw of a source's samples, by position in its listing; most sources keep nothing."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, Seen] = {}
+
+    def add(self, position: int, seen: Seen | Failed) -> None:
+        """Take note of what has just been seen."""
 
 
 class Item(NamedTuple):
@@ -73,13 +101,22 @@ class Source(ABC):
     def content(self, place: Any) -> bytes:
         """The bytes of one sample's file. Raises `BadImage` if they cannot be read."""
 
+    def memory(self, items: Sequence[Item]) -> Memory:
+        """What is known of the listing's `items`, and where to note what is seen of the others."""
+        del items
+        return Memory()
+
     def pixels(self, place: Any, channels: int, name: str = "") -> NDArray[np.uint8]:
         """One sample, decoded: (H, W, channels). Raises `BadImage`."""
+        return self.scaled(place, channels, name).pixels
+
+    def scaled(self, place: Any, channels: int, name: str = "", shrink: Shrink | None = None) -> Scaled:
+        """One sample, decoded, and scaled by what `shrink` says if it can be. Raises `BadImage`."""
         try:
             content = self.content(place)
         except BadImage as error:
             raise BadImage(error.reason, error.detail, name) from error
-        return decode(content, channels=channels, name=name)
+        return decode_scaled(content, shrink, channels=channels, name=name)
 
 
 class ArraySource(Source):
@@ -96,10 +133,10 @@ class ArraySource(Source):
         array = self.array(place)
         return repr(array.shape).encode() + array.tobytes()
 
-    def pixels(self, place: Any, channels: int, name: str = "") -> NDArray[np.uint8]:
-        """One sample as (H, W, channels)."""
-        del name
-        return np.repeat(self.array(place)[..., None], channels, axis=2)
+    def scaled(self, place: Any, channels: int, name: str = "", shrink: Shrink | None = None) -> Scaled:
+        """One sample as (H, W, channels), never scaled."""
+        del name, shrink
+        return Scaled(np.repeat(self.array(place)[..., None], channels, axis=2))
 
 
 def digest(content: bytes) -> str:

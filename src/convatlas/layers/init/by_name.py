@@ -18,6 +18,7 @@ from convatlas.layers.init.lsuv import lsuv
 from convatlas.layers.init.orthogonal import orthogonal
 from convatlas.layers.init.random_walk import random_walk
 from convatlas.layers.init.variance import constant, he, small_gaussian, xavier
+from convatlas.layers.init.whitening import whitening
 
 INITIALISATIONS: Mapping[str, Callable[..., None]] = {
     "constant": constant,
@@ -35,6 +36,7 @@ INITIALISATIONS: Mapping[str, Callable[..., None]] = {
     "data-dependent-pca": partial(data_dependent, filters="pca"),
     "data-dependent-kmeans": partial(data_dependent, filters="kmeans"),
     "fixup": fixup,
+    "whitening": whitening,
 }
 
 
@@ -42,6 +44,7 @@ def initialise(network: nn.Module, name: str, *, batch: Tensor | None = None, **
     """Give all convolutions and linear layers of a network new weights, drawn from torch's generator.
 
     Biases become 0, or what a layer's paper asks for; norms stay as they are, except that "fixup" takes BatchNorm out.
+    "whitening" changes the first convolution and nothing else.
 
     Args:
         network: any module; it is changed in place.

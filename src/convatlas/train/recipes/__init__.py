@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from convatlas.data import Data
 from convatlas.errors import UsageError, did_you_mean
 from convatlas.train.recipe import Recipe
-from convatlas.train.recipes import lenet_1998, quick, resnet_2015, resnet_cifar_2015, vgg_2014
+from convatlas.train.recipes import lenet_1998, quick, resnet_2015, resnet_cifar_2015, speedrun, vgg_2014
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ _NAMED = {
         Named(vgg_2014.RECIPE),
         Named(resnet_2015.RECIPE),
         Named(resnet_cifar_2015.RECIPE),
+        Named(speedrun.PAPER),
+        Named(speedrun.RECIPE),
     )
 }
 

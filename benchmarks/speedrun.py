@@ -1,0 +1,162 @@
+"""The speedrun recipe and its variants: accuracy on held-out images against the arithmetic of the whole training.
+
+    PYTHONPATH=src python benchmarks/speedrun.py CIFAR10 --search [--seed N]
+    PYTHONPATH=src python benchmarks/speedrun.py CIFAR10 [--name NAME] [--seed N] [--set KEY=VALUE ...] [--test]
+
+CIFAR10 is `cifar10.zip`. `--search` trains every variant of the table below that has no record with this seed yet, so
+it can be stopped and started again. Otherwise a call is one training, and adds one record to
+`benchmarks/results/speedrun-search-DATE.json`: settings, validation accuracy in the views that are asked for,
+arithmetic of the training counted by `convatlas.train.arithmetic`, seconds of training and the processor's seconds, and
+the machine's rate for bf16 convolutions before and after. Without --test no test image is looked at. Measured, never
+asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convatlas import api
+from convatlas.cli.console import pairs, settings
+from convatlas.infer.views import VIEWS
+from convatlas.measure.machine import machine, versions
+from convatlas.models import create_model
+from convatlas.train import Compute, Recipe
+from convatlas.train.arithmetic import training_macs
+
+RESULTS = Path(__file__).parent / "results"
+VARIANTS: dict[str, list[str]] = {
+    "paper": ["--recipe", "speedrun-2024"],
+    "speedrun": [],
+    "paper in pieces of 100": [
+        "--recipe",
+        "speedrun-2024",
+        "--set",
+        "accumulate=20",
+        "--option",
+        "norm_momentum=0.025",
+    ],
+    "pieces of 200": ["--set", "accumulate=10", "--option", "norm_momentum=0.05"],
+    "nothing held but the whitening": ["--set", 'hold_from=[["features.whiten.*", 0.375]]'],
+    "28 px throughout": ["--set", "sizes=[[0, 28]]"],
+    "28 px, 32 in the last epoch": ["--set", "sizes=[[0, 28], [0.875, 32]]"],
+    "24, 28 and 32 px": ["--set", "sizes=[[0, 24], [0.25, 28], [0.75, 32]]"],
+    "24, 28 and 32 px, resampled": [
+        "--set",
+        "sizes=[[0, 24], [0.25, 28], [0.75, 32]]",
+        "--set",
+        "shrink=resample",
+    ],
+    "24 px for 3 of 9 epochs": ["--set", "epochs=9", "--set", "sizes=[[0, 24], [0.333, 28], [0.777, 32]]"],
+    "label smoothing 0.1": ["--set", "label_smoothing=0.1"],
+    "rate 0.3": ["--set", "lr=0.3"],
+    "rate 0.2": ["--set", "lr=0.2"],
+    "averaged weights": ["--set", "ema=0.9"],
+    "batches of 1500": ["--set", "batch_size=1500", "--set", "accumulate=15"],
+}
+
+
+def ceiling(seconds: float = 3.0) -> float:
+    """FLOP a second of a 3x3 convolution of 512 channels in bf16, forward, the best of as many as fit."""
+    layer = torch.nn.Conv2d(512, 512, 3, padding=1).bfloat16().to(memory_format=torch.channels_last)
+    x = torch.randn(16, 512, 28, 28).bfloat16().to(memory_format=torch.channels_last)
+    best, end = 0.0, time.monotonic() + seconds
+    with torch.inference_mode():
+        while time.monotonic() < end:
+            start = time.monotonic()
+            layer(x)
+            best = max(best, 2 * 16 * 28 * 28 * 512 * 512 * 9 / (time.monotonic() - start))
+    return best
+
+
+def results() -> Path:
+    """The file of today."""
+    return RESULTS / f"speedrun-search-{datetime.datetime.now(datetime.UTC).date()}.json"
+
+
+def search(data: Path, seed: int) -> None:
+    """Every variant without a record, each in a process of its own."""
+    done = json.loads(results().read_text())["runs"] if results().exists() else []
+    for name, words in VARIANTS.items():
+        if not any((record["name"], record["seed"]) == (name, seed) for record in done):
+            call = [sys.executable, __file__, str(data), "--name", name, "--seed", str(seed), *words]
+            subprocess.run(call, check=True, stdout=subprocess.DEVNULL)
+
+
+def main() -> None:
+    """One training and one record, or all variants."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--name", default="speedrun")
+    parser.add_argument("--recipe", default="speedrun")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", dest="options")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--views", nargs="*", default=["one", "shift"], choices=list(VIEWS))
+    parser.add_argument("--all-of-train", action="store_true", help="hold nothing out: for what is frozen")
+    parser.add_argument("--test", action="store_true", help="look at test, once")
+    parser.add_argument("--search", action="store_true", help="train all variants")
+    wish = parser.parse_args()
+    if wish.search:
+        search(wish.data, wish.seed)
+        return
+    reading: dict[str, Any] = {"val_share": 0} if wish.all_of_train else {}
+    data = api.open_data(wish.data.resolve(), seed=wish.seed, **reading)
+    before, wall, used = ceiling(), time.monotonic(), time.process_time()
+    run = api.train(
+        data, recipe=wish.recipe, out=wish.out, seed=wish.seed, settings=pairs(wish.settings),
+        options=settings(wish.options), reading=reading, compute=Compute(accelerator="cpu"),
+    )  # fmt: skip
+    wall, used = time.monotonic() - wall, time.process_time() - used
+    decided = run.folder.read_run()
+    recipe = Recipe.from_json(decided["recipe"])
+    timing = [line for line in run.folder.timing() if line.get("kind") == "epoch"]
+    network = create_model(decided["model"], **decided["options"])
+    record: dict[str, Any] = {
+        "name": wish.name,
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "recipe": wish.recipe,
+        "settings": wish.settings,
+        "options": wish.options,
+        "seed": wish.seed,
+        "train_images": len(data.train),
+        "val_images": len(data.val),
+        "training_flop": 2 * training_macs(network, recipe, (3, *run.preprocessing.size), len(data.train)),
+        "training_seconds": round(sum(line["seconds"] for line in timing), 1),
+        "validation_seconds": round(sum(line["validation_seconds"] for line in timing), 1),
+        "wall_seconds": round(wall, 1),
+        "cpu_seconds": round(used, 1),
+        "threads": torch.get_num_threads(),
+        "ceiling_bf16_flop_per_second": [before, ceiling()],
+        "val_by_epoch": [
+            [line["epoch"], round(100 * line["top1"], 2)]
+            for line in run.folder.metrics()
+            if line.get("kind") == "val"
+        ],
+    }
+    for split in [*(["val"] if len(data.val) else []), *(["test"] if wish.test else [])]:
+        images = {part.name: part for part in data.splits}[split]
+        for kind in wish.views:
+            evaluation = run.evaluate(images, split_name=split, tta=kind)
+            record[f"{split}_top1_pct_{kind}"] = round(100 * evaluation.top1, 2)
+            record[f"{split}_loss_{kind}"] = round(evaluation.loss, 4)
+    path = results()
+    kept: dict[str, Any] = {"machine": machine(), "versions": versions(), "runs": []}
+    if path.exists():
+        kept = json.loads(path.read_text())
+    kept["runs"].append(record)
+    path.write_text(json.dumps(kept, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""How fast a run went, and how long the network waited for its data: from timing.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PATIENCE = 0.05  # share of the training time above which waiting is worth a word
+
+
+def pace(timing: Sequence[Mapping[str, Any]], decided: Mapping[str, Any]) -> dict[str, Any]:
+    """For the page: `seconds`, `images_per_second` (median over epochs), `waited` (share) and `waiting_advice`.
+
+    `waited` is None where no epoch tells it, and the advice is empty where there was nothing to wait for.
+    """
+    epochs = [line for line in timing if line.get("seconds") and "waiting_share" in line]
+    trained = sum(line["seconds"] for line in epochs)
+    waited = sum(line["seconds"] * line["waiting_share"] for line in epochs) / trained if trained else None
+    speeds = sorted(line["images_per_second"] for line in timing if "images_per_second" in line)
+    return {
+        "seconds": sum(line.get("seconds", 0) + line.get("validation_seconds", 0) for line in timing),
+        "images_per_second": speeds[len(speeds) // 2] if speeds else None,
+        "waited": waited,
+        "waiting_advice": _advice(decided) if waited is not None and waited > PATIENCE else "",
+    }
+
+
+def _advice(decided: Mapping[str, Any]) -> str:
+    """What makes data come faster, as far as it has not been done."""
+    cores = (decided.get("machine") or {}).get("cores")
+    workers = decided.get("workers")
+    ways = list[str]()
+    if workers is not None and (cores is None or workers < cores):
+        ways.append(f"more processes that decode (--workers; it had {workers})")
+    if not decided.get("cache"):
+        ways.append("decoded images kept on disk (--cache DIR)")
+    ways.append("images stored not much larger than the network's input")
+    *others, last = ways
+    return f"Faster would be {', '.join(others)}{', or ' if others else ''}{last}."

@@ -1,0 +1,55 @@
+"""How much arithmetic a training is: multiply-adds of all its steps, counted and not measured.
+
+A layer's multiply-adds are made once forward, once more for the gradient of its weights where they learn, and once
+more for the gradient of its input where anything before it learns. So it matters what is held and from when on, and
+how large the images are in which epoch.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from convatlas.measure import measure
+from convatlas.train import params
+from convatlas.train.recipe import Recipe
+
+
+def step_macs(network: nn.Module, shape: tuple[int, int, int], held: frozenset[str] = frozenset()) -> int:
+    """Multiply-adds of one image of `shape` (C, H, W), forward and backward.
+
+    `held` names parameters that do not learn, beside those that require no gradient. What comes later in a forward pass
+    counts as behind what comes earlier, also on branches side by side.
+    """
+    learns = {
+        name.rpartition(".")[0]: name.endswith("weight")
+        for name, parameter in sorted(network.named_parameters())
+        if parameter.requires_grad and name not in held
+    }
+    total, behind = 0, False
+    for row in measure(network, shape).rows:
+        module = row.name.split(" ")[0]
+        weights = learns.get(module, False)
+        total += row.macs * (1 + behind + weights)
+        behind = behind or module in learns
+    return total
+
+
+def training_macs(network: nn.Module, recipe: Recipe, shape: tuple[int, int, int], images: int) -> int:
+    """Multiply-adds of a whole training on so many images, of `shape` (C, H, W) where the recipe has no smaller ones.
+
+    Those of the optimiser and of validation are left out. Twice this number is what papers call FLOP.
+    """
+    steps = max(images // recipe.batch_size, 1)
+    seen = min(recipe.batch_size, images)
+    augment = recipe.sides()
+    known: dict[tuple[int, frozenset[str]], int] = {}
+    total = 0
+    for step in range(recipe.epochs * steps):
+        epoch = step // steps
+        side = next((side for first, side in reversed(augment) if epoch >= first), max(shape[1:]))
+        held = params.held_at(network, recipe, step / (recipe.epochs * steps))
+        if (side, held) not in known:
+            smaller = (shape[0], min(shape[1], side), min(shape[2], side))
+            known[side, held] = step_macs(network, smaller, held)
+        total += seen * known[side, held]
+    return total

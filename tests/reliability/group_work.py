@@ -1,0 +1,121 @@
+"""What each of several ranks does in the tests of processes: train on digits, and tell what it saw and wrote."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from convatlas.data import Batch, open_data
+from convatlas.data.dataset import Split
+from convatlas.files import AppendLog
+from convatlas.train import Compute, Safety, begin, resume
+from convatlas.train.task import Classification
+
+# without momentum, small differences of a first step stay small
+SMALL: dict[str, Any] = {
+    "epochs": 1,
+    "batch_size": 64,
+    "optimizer": "sgd",
+    "momentum": 0.0,
+    "lr": 0.05,
+}
+
+
+def train(
+    rank: int,
+    out: str,
+    *,
+    model: str = "lenet5",
+    settings: dict[str, Any] | None = None,
+    devices: int | None = None,
+    images: int | None = None,
+    double: bool = False,
+    go_on: bool = False,
+    convert: bool = False,
+    val: int | None = None,
+    kill: tuple[int, int] | None = None,
+    slow: float = 0.0,
+    checkpoint_steps: int = 5,
+) -> dict[str, Any]:
+    """Begin a run, or go on with it. Gives the ids of each batch that was learnt from and measured, how many times a
+    training image was decoded, and how many lines of a log were written.
+
+    `images`, `val`: only so many images to learn from and to measure on. `double`: compute in float64, where the order
+    of additions is all but lost. `kill`: (rank, batch) at which a process ends itself by SIGKILL.
+    """
+    told: dict[str, Any] = {"learnt": [], "measured": [], "decoded": 0, "lines": 0}
+    losses, measure, image, append = (
+        Classification.losses,
+        Classification.measure,
+        Split.image,
+        AppendLog.append,
+    )
+
+    def in_kind(batch: Batch) -> Batch:
+        return replace(batch, images=batch.images.to(torch.get_default_dtype()))
+
+    def learnt(self: Any, model: Any, batch: Any) -> Any:
+        time.sleep(slow)
+        if kill is not None and [rank, len(told["learnt"])] == list(kill):
+            os.kill(os.getpid(), signal.SIGKILL)
+        told["learnt"].append(batch.ids.tolist())
+        return losses(self, model, in_kind(batch))
+
+    def measured(self: Any, model: Any, batch: Any, metrics: Any) -> None:
+        told["measured"].append(batch.ids.tolist())
+        measure(self, model, in_kind(batch), metrics)
+
+    def decoded(self: Any, i: int) -> Any:
+        told["decoded"] += self.name == "train"
+        return image(self, i)
+
+    def written(self: Any, record: Any) -> None:
+        told["lines"] += 1
+        append(self, record)
+
+    Classification.losses, Classification.measure, AppendLog.append = learnt, measured, written
+    data = open_data("digits", seed=7)
+    if images is not None:
+        data = replace(data, train=data.train.subset(np.arange(images)))
+    if val is not None:
+        data = replace(data, val=data.val.subset(np.arange(val)))
+    if double:
+        torch.set_default_dtype(torch.float64)
+    Split.image = decoded
+    common: dict[str, Any] = {
+        "compute": Compute(
+            devices=devices,
+            accelerator="cpu",
+            workers=0,
+            precision="32" if double else "auto",
+            convert_world=convert,
+        ),
+        "safety": Safety(checkpoint_steps=checkpoint_steps),
+    }
+    if go_on:
+        resume(out, where=data, **common)
+    else:
+        begin(data, model=model, out=out, seed=7, settings={**SMALL, **(settings or {})}, **common)
+    return told
+
+
+def train_on_own_images(rank: int, out: str, devices: int) -> None:
+    """Begin a run in which each process has split the images in its own way."""
+    data = open_data("digits", seed=rank)
+    begin(data, model="lenet5", out=out, settings=SMALL, compute=Compute(devices, "cpu", workers=0))
+
+
+def command(rank: int, words: list[str]) -> int:
+    """Run `convatlas WORDS`; its exit code."""
+    from convatlas.cli import main
+
+    try:
+        main.run(words)
+    except SystemExit as left:
+        return int(left.code or 0)
