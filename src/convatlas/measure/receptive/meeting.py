@@ -68,13 +68,8 @@ def multiplied(left: Operand | None, right: Operand | None, shape: Sequence[int]
 
 def _together(seen: Seen, axis: int, dim: int, shape: Sequence[int]) -> Seen:
     """The places of an axis that lie in a dimension, as each is seen from each."""
-    if axis not in seen.at(dim):
-        return seen
-    while (run := next((each for each in seen.layout[dim] if axis in each.axes), None)) is not None:
-        if not seen.is_inner(run):
-            return seen.all_along(axis)
-        seen = seen.without(dim, run, shape)
-    return seen
+    seen = seen.without(dim, axis, shape)
+    return seen.all_along(axis) if axis in seen.at(dim) else seen
 
 
 def _both(ours: Seen, theirs: Seen, shape: Sequence[int]) -> Seen:
@@ -87,11 +82,14 @@ def _both(ours: Seen, theirs: Seen, shape: Sequence[int]) -> Seen:
     layout = list(ours.layout)
     for axis, (one, other) in enumerate(zip(ours.spans, theirs.spans, strict=True)):
         here, there = ours.of(axis), theirs.of(axis)
-        if bool(here) != bool(there):  # a single position beside a map
+        for dim, _, _ in there:
+            layout[dim] = theirs.layout[dim]
+        alone = all(
+            shape[dim] == 1 for dim, _, _ in (*here, *there)
+        )  # a map of one position is no more than one
+        if bool(here) != bool(there) and not (alone and one and other):  # a single position beside a map
             besides = True
             spans.append(one if here else other)
-            for dim, _, _ in there:
-                layout[dim] = theirs.layout[dim]
         elif one is None or other is None:
             besides = besides or one is not other
             spans.append(one if one else other)
@@ -126,6 +124,6 @@ def _alike(ours: Seen, theirs: Seen, shape: Sequence[int]) -> tuple[Seen, Seen]:
 def _plainer(seen: Seen, other: Seen, dim: int, shape: Sequence[int]) -> Seen:
     """Without the inner runs of a dimension that another tensor does not have there."""
     for run in seen.layout[dim]:
-        if run.axes and run not in other.layout[dim] and seen.is_inner(run) and other.of(run.axes[0]):
-            seen = seen.without(dim, next(each for each in seen.layout[dim] if each.axes == run.axes), shape)
+        if run not in other.layout[dim] and any(other.of(axis) for axis in run.axes):
+            seen = seen.without(dim, run.axes[0], shape)
     return seen

@@ -195,21 +195,18 @@ class Seen:
         """
         seen = self
         for dim in dims:
-            if not (runs := seen.layout[dim]):
+            if not seen.layout[dim]:
                 continue
-            if len(runs) > 1:
-                seen = seen.interleaved(dim)
-                runs = seen.layout[dim]
-                if len(runs) > 1:
-                    raise UnknownError
-            if runs[0].step == 1 and len(seen.of(runs[0].axes[0])) == 1:
-                continue
-            if not runs[0].step:
+            seen = seen.interleaved(dim)
+            (run, *others), axes = seen.layout[dim], seen.at(dim)
+            if others or not run.step:
                 raise UnknownError
-            for other, _, run in seen.of(runs[0].axes[0]):
-                if other != dim and not seen.is_inner(run):
+            if run.step == 1 and len(seen.of(axes[0])) == 1:
+                continue
+            for other, _, each in seen.of(axes[0]):
+                if other != dim and not seen.is_inner(each):
                     raise UnknownError
-                seen = seen.without(other, runs[0].axes[0], shape)
+                seen = seen.without(other, axes[0], shape)
         return seen
 
     def interleaved(self, dim: int) -> Seen:
