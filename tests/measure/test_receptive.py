@@ -396,6 +396,7 @@ def test_attention(fused: bool) -> None:
 OTHERS = {
     "torchvision:convnext_tiny": "1688", "torchvision:swin_t": "952 + global", "torchvision:vit_b_16": "16 + global",
     "timm:convnext_atto": "1136", "timm:xcit_nano_12_p8_224": "399 + global", "timm:swiftformer_xs": "583 + global",
+    "torchvision:swin_v2_t": "960 + global", "timm:davit_tiny": "1187 + global",
     "timm:edgenext_xx_small": "1088 + global", "timm:efficientformer_l1": "503 + global",
 }  # fmt: skip
 

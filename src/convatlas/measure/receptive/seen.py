@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import gcd, prod
 from typing import Any
 
@@ -63,7 +64,7 @@ class Seen:
         """The same as it is told to others: what lies beside the map's places, in channels, is taken together."""
         seen = self
         for dim, runs in enumerate(self.layout):
-            seen = seen.interleaved(dim) if len(runs) > 1 else seen
+            seen = seen.interleaved(dim) if len(runs) == 2 else seen
         for axis in range(len(self.spans)):
             runs = sorted(seen.of(axis), key=lambda found: found[2].step)
             if len(runs) > 1 and runs[-1][0] > 0 and len(seen.layout[runs[-1][0]]) == 1:
@@ -211,11 +212,20 @@ class Seen:
 
     def interleaved(self, dim: int) -> Seen:
         """Channels that lie behind an axis in its dimension repeat its places; any other dimension as it is."""
-        runs = self.layout[dim]
-        if len(runs) != 2 or runs[1].axes or runs[0].step != 1 or len(self.of(runs[0].axes[0])) > 1:
-            return self
-        seen = self._with_span(runs[0].axes[0], [[0]] * runs[1].size, 1)
-        return seen.put(dim, [replace(runs[0], size=0)])
+        seen = self
+        while True:
+            runs = _sized(seen.layout[dim], 0)
+            behind = (
+                at
+                for at, (run, after) in enumerate(pairwise(runs))
+                if run.step == 1 and not after.axes and len(seen.of(run.axes[0])) == 1
+            )
+            if (at := next(behind, None)) is None:
+                return seen
+            run, channels = runs[at : at + 2]
+            seen = seen._with_span(run.axes[0], [[0]] * channels.size)
+            runs[at : at + 2] = [replace(run, size=run.size * channels.size)]
+            seen = seen.put(dim, runs)
 
 
 def tidy(runs: Iterable[Run]) -> Runs:
@@ -291,9 +301,11 @@ def _cut(runs: list[Run], target: Sequence[int]) -> Iterator[Runs]:
 
 def sliced(seen: Seen, dim: int, start: int, size: int, step: int, shape: Sequence[int]) -> Seen:
     """Every `step`-th of some positions, `size` of them from `start`."""
-    runs = seen.layout[dim]
-    if not runs or (start == 0 and step == 1 and size == shape[dim]):
+    if not seen.layout[dim] or (start == 0 and step == 1 and size == shape[dim]):
         return seen
+    if len(seen.layout[dim]) == 2:
+        seen = seen.interleaved(dim)
+    runs = seen.layout[dim]
     inner = prod(run.size for run in runs[1:])
     first = runs[0]
     if len(runs) > 1 and (step > 1 or start % inner or size % inner):
