@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from convatlas.measure.receptive.seen import Known, Seen, UnknownError, aligned
+from convatlas.measure.receptive.known import Known, aligned
+from convatlas.measure.receptive.seen import Seen, UnknownError
 from convatlas.measure.span import Span
 
 Operand = tuple[Seen, Sequence[int]]  # with its shape

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from convatlas.measure.receptive.known import Known, Rule, argument, each_of
 from convatlas.measure.receptive.meeting import join, joined, multiplied
-from convatlas.measure.receptive.seen import Known, Rule, Seen, UnknownError, argument, each_of
+from convatlas.measure.receptive.seen import Seen, UnknownError
 from convatlas.measure.trace import Op
 
 _SECOND = frozenset(("linalg_vector_norm", "norm"))  # whose dimensions come after their order

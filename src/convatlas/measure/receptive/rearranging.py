@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from convatlas.measure.receptive.cutting import reshaped
+from convatlas.measure.receptive.known import Known, Rule, aligned
 from convatlas.measure.receptive.meeting import join, joined
-from convatlas.measure.receptive.seen import Known, Rule, Run, Seen, UnknownError, aligned, reshaped
+from convatlas.measure.receptive.seen import Run, Seen, UnknownError
 from convatlas.measure.trace import Op
 
 

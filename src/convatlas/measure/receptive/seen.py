@@ -1,18 +1,14 @@
-"""What is known of one tensor while a trace is walked."""
+"""What the units of one tensor see: spans of places along the axes of the image, and where in the tensor they lie."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import gcd, prod
-from typing import Any
-
-from torch import Tensor
+from math import gcd
 
 from convatlas.measure.receptive.field import Field
-from convatlas.measure.span import PIXELS, Span
-from convatlas.measure.trace import Op
+from convatlas.measure.span import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +138,7 @@ class Seen:
         """The inner runs of an axis in a dimension taken together."""
         seen = self
         while True:
-            runs = _sized(seen.layout[dim], shape[dim])
+            runs = sized(seen.layout[dim], shape[dim])
             inner = (at for at, run in enumerate(runs) if axis in run.axes and seen.is_inner(run))
             if (at := next(inner, None)) is None:
                 return seen
@@ -163,7 +159,7 @@ class Seen:
         seen = self
         for dim in dims:
             while seen.layout[dim]:
-                runs = _sized(seen.layout[dim], shape[dim])
+                runs = sized(seen.layout[dim], shape[dim])
                 run = next((run for run in runs if run.axes), None)
                 if run is None:
                     seen = seen.put(dim, ())
@@ -180,7 +176,7 @@ class Seen:
         """Every position was changed by all the others along some dimensions."""
         seen, touched = self, set[int]()
         for dim in dims:
-            for run in _sized(seen.layout[dim], shape[dim]):
+            for run in sized(seen.layout[dim], shape[dim]):
                 if run.size > 1 and not seen.is_inner(run):
                     touched.update(run.axes)
             for axis in seen.at(dim):
@@ -214,7 +210,7 @@ class Seen:
         """Channels that lie behind an axis in its dimension repeat its places; any other dimension as it is."""
         seen = self
         while True:
-            runs = _sized(seen.layout[dim], 0)
+            runs = sized(seen.layout[dim], 0)
             behind = (
                 at
                 for at, (run, after) in enumerate(pairwise(runs))
@@ -242,7 +238,7 @@ def tidy(runs: Iterable[Run]) -> Runs:
     return tuple(found)
 
 
-def _sized(runs: Runs, size: int) -> list[Run]:
+def sized(runs: Runs, size: int) -> list[Run]:
     """With the size of an only run."""
     return [replace(runs[0], size=size)] if len(runs) == 1 else list(runs)
 
@@ -250,126 +246,3 @@ def _sized(runs: Runs, size: int) -> list[Run]:
 def _stripped(run: Run, axis: int) -> Run:
     axes = tuple(each for each in run.axes if each != axis)
     return run if len(axes) == len(run.axes) else replace(run, axes=axes, step=run.step if axes else 0)
-
-
-def aligned(seen: Seen) -> Seen:
-    """The same without the misalignment of earlier branches, which is told where they meet."""
-    return replace(seen, apart=0.0) if seen.apart else seen
-
-
-def reshaped(seen: Seen, source: Sequence[int], target: Sequence[int]) -> Seen:
-    """Dimensions split and merged: the runs in their order, cut anew."""
-    source, target = list(source), list(target)
-    if not any(seen.layout):
-        return replace(seen, layout=((),) * len(target))
-    first = next((i for i, (a, b) in enumerate(zip(source, target, strict=False)) if a != b), None)
-    first = min(len(source), len(target)) if first is None else first
-    shorter = min(len(source), len(target)) - first
-    tails = list(zip(source[first:][::-1], target[first:][::-1], strict=False))[:shorter]
-    same = next((i for i, (a, b) in enumerate(tails) if a != b), len(tails))
-    old, new = source[first : len(source) - same], target[first : len(target) - same]
-    runs = [
-        run
-        for dim, size in enumerate(old, first)
-        for run in (_sized(seen.layout[dim], size) if seen.layout[dim] else [Run(size)])
-        if run.size != 1
-    ]
-    cut = list(_cut(list(runs), new))
-    kept = seen.layout[len(source) - same :] if same else ()
-    return replace(seen, layout=(*seen.layout[:first], *cut, *kept))
-
-
-def _cut(runs: list[Run], target: Sequence[int]) -> Iterator[Runs]:
-    for size in target:
-        taken: list[Run] = []
-        while size > 1 and runs:
-            run = runs.pop(0)
-            while not run.axes and runs and not runs[0].axes:
-                run = replace(run, size=run.size * runs.pop(0).size)
-            if size % run.size == 0:
-                taken.append(run)
-                size //= run.size
-            elif run.size % size == 0 and (run.step or not run.axes):
-                inner = run.size // size
-                taken.append(replace(run, size=size, step=run.step * inner))
-                runs.insert(0, replace(run, size=inner))
-                size = 1
-            else:
-                raise UnknownError
-        yield tidy(taken)
-
-
-def sliced(seen: Seen, dim: int, start: int, size: int, step: int, shape: Sequence[int]) -> Seen:
-    """Every `step`-th of some positions, `size` of them from `start`."""
-    if not seen.layout[dim] or (start == 0 and step == 1 and size == shape[dim]):
-        return seen
-    if len(seen.layout[dim]) == 2:
-        seen = seen.interleaved(dim)
-    runs = seen.layout[dim]
-    inner = prod(run.size for run in runs[1:])
-    first = runs[0]
-    if len(runs) > 1 and (step > 1 or start % inner or size % inner):
-        if not all(seen.is_inner(run) for run in runs if run.axes):
-            raise UnknownError
-        for axis in seen.at(dim):
-            seen = seen.without(dim, axis, shape)
-        return seen
-    if not first.axes or not first.step:  # channels, or places that nobody knows apart
-        return seen.put(dim, [replace(first, size=size // inner if len(runs) > 1 else 0), *runs[1:]])
-    seen = seen.put(dim, [replace(first, size=size // inner, step=first.step * step), *runs[1:]])
-    return seen.rebased(first.axes[0], [first.step * (start // inner)])
-
-
-def selected(seen: Seen, dim: int, position: int, shape: Sequence[int]) -> Seen:
-    """One position of a dimension, which goes."""
-    offsets: dict[int, int] = {}
-    for run in reversed(_sized(seen.layout[dim], shape[dim])):
-        position, index = divmod(position, run.size)
-        if run.axes and not run.step:
-            raise UnknownError
-        for axis in run.axes:
-            offsets[axis] = offsets.get(axis, 0) + run.step * index
-    seen = seen.put(dim, ())
-    for axis, offset in offsets.items():
-        seen = seen.rebased(axis, [offset])
-    return seen.removed(dim)
-
-
-class Known:
-    """What is known of every tensor so far, by its identity: what its units see, or the operation that nobody knows."""
-
-    def __init__(self, image: Tensor) -> None:
-        self.axes = image.ndim - 2
-        runs = ((Run(0, (axis,), 1),) for axis in range(self.axes))
-        seen = Seen((PIXELS,) * self.axes, ((), (), *runs))
-        self.known: dict[int, Seen | str] = {id(image): seen}
-
-    def of(self, value: Any) -> Seen | None:
-        """What a tensor's units see; None if it does not come from the image."""
-        found = self.known.get(id(value)) if isinstance(value, Tensor) else None
-        if isinstance(found, str):
-            raise UnknownError(found)
-        return found
-
-    def first(self, op: Op) -> Seen:
-        """What the first argument sees, if it is the only one that sees anything."""
-        seen = self.of(op.args[0])
-        others = [self.of(tensor) for tensor in op.inputs if tensor is not op.args[0]]
-        if seen is None or any(other is not None for other in others):
-            raise UnknownError
-        return aligned(seen)
-
-
-Rule = Callable[[Known, Op], "Seen | list[Seen | None] | None"]  # what an operation's outputs see
-
-
-def argument(op: Op, position: int, name: str, default: Any) -> Any:
-    """An argument by its place or its name."""
-    args: tuple[Any, ...] = op.args
-    return args[position] if len(args) > position else op.kwargs.get(name, default)
-
-
-def each_of(value: Any, count: int) -> list[int]:
-    """A number for every axis, from one or several."""
-    values = [value] if isinstance(value, int) else list(value)
-    return values * count if len(values) == 1 else values

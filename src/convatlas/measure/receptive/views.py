@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from convatlas.measure.receptive.cutting import reshaped
 from convatlas.measure.receptive.rearranging import transposition
-from convatlas.measure.receptive.seen import Seen, UnknownError, reshaped
+from convatlas.measure.receptive.seen import Seen, UnknownError
 from convatlas.measure.receptive.windows import slice_of
 from convatlas.measure.trace import Op
 

@@ -9,8 +9,9 @@ from torch import Tensor
 from convatlas.measure.operations import elementwise
 from convatlas.measure.receptive import mixing, rearranging, windows
 from convatlas.measure.receptive.field import Field
+from convatlas.measure.receptive.known import Known, Rule
 from convatlas.measure.receptive.meeting import joined
-from convatlas.measure.receptive.seen import Known, Rule, Seen, UnknownError
+from convatlas.measure.receptive.seen import Seen, UnknownError
 from convatlas.measure.receptive.views import placed_back
 from convatlas.measure.trace import Op, Trace
 

@@ -6,19 +6,10 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+from convatlas.measure.receptive.cutting import reshaped, selected, sliced
+from convatlas.measure.receptive.known import Known, Rule, argument, each_of
 from convatlas.measure.receptive.meeting import join, joined
-from convatlas.measure.receptive.seen import (
-    Known,
-    Rule,
-    Run,
-    Seen,
-    UnknownError,
-    argument,
-    each_of,
-    reshaped,
-    selected,
-    sliced,
-)
+from convatlas.measure.receptive.seen import Run, Seen, UnknownError
 from convatlas.measure.shapes import windows
 from convatlas.measure.span import adaptive, interpolated, transposed, window
 from convatlas.measure.trace import Op
