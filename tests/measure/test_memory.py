@@ -270,6 +270,23 @@ def test_recomputing_with_content(reentrant: bool) -> None:
     assert abs(ours.peak / found.peak - 1) < 0.02
 
 
+class RecomputedAttention(nn.Module):
+    """Attention that is computed again on the way back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Attending("no")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+def test_recomputed_attention() -> None:
+    model, tokens = RecomputedAttention(), torch.randn(4, 40, 32)
+    ours = predict(model, (40, 32), batch=4, training=True)
+    assert abs(ours.peak / observed(model, tokens, training=True).peak - 1) < 0.02
+
+
 def test_recomputing_of_the_canon_with_content() -> None:
     model = create_model("resnet20_cifar")
     model.set_grad_checkpointing()

@@ -2,7 +2,7 @@
 
 On the meta device PyTorch takes attention and LSTMs apart into products and gates, and autograd keeps every part. On a
 CPU one kernel does the work and keeps other things: fused attention the sums of its rows instead of all its weights, an
-LSTM a workspace. A network asks for them by `scaled_dot_product_attention` and `lstm`, and `Fused` answers with the
+LSTM a workspace. A network asks for them by `scaled_dot_product_attention` and `lstm`, and `fused` answers with the
 operations that the CPU's kernels are, without content as well; what they keep is theirs.
 
 The workspace of an LSTM is oneDNN's, sized as version 3 of it does: regions that each fill whole pages.
@@ -10,7 +10,8 @@ The workspace of an LSTM is oneDNN's, sized as version 3 of it does: regions tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -28,18 +29,26 @@ _LSTM = 2  # as oneDNN's wrapper numbers the kinds of recurrent layers
 _PAGE, _LINE = 4096, 64
 
 
-class Fused(TorchFunctionMode):
-    """Attention and LSTMs on meta tensors by the kernels that a CPU would take."""
+@contextmanager
+def fused() -> Generator[None]:
+    """Attention and LSTMs on meta tensors by the kernels that a CPU would take.
+
+    A mode finds them by whatever name they are called. What is recomputed on the way back runs outside of every mode,
+    and finds attention by its name in `torch.nn.functional`.
+    """
+    with _Fused(), patch.object(functional, "scaled_dot_product_attention", _attended):
+        yield
+
+
+class _Fused(TorchFunctionMode):
+    """Asked for every function of PyTorch's."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention:
+        if func is _AS_IT_IS:
             found = _attention(*args, **kwargs)
         elif func is functional.multi_head_attention_forward:
             found = None if torch.is_grad_enabled() else _heads(*args, **kwargs)
-            if found is None:  # it runs without this mode, and looks attention up by its name
-                with patch.object(functional, "scaled_dot_product_attention", _attended):
-                    return func(*args, **kwargs)
         elif func is torch.lstm and len(args) == 9 and isinstance(args[2], (list, tuple)):
             found = _lstm(*args)
         else:

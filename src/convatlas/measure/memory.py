@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_map_only
 
 from convatlas.errors import UsageError
 from convatlas.hooks import eval_mode, train_mode
-from convatlas.measure.kernels import Fused, unsure, workspace
+from convatlas.measure.kernels import fused, unsure, workspace
 from convatlas.measure.shapes import META
 from convatlas.measure.trace import Inputs, ghost, refusals, tensors_in, to_meta
 from convatlas.measure.watch import Watch
@@ -142,8 +142,8 @@ def _run(
     buffers = _size(tensor for name, tensor in copies.items() if name not in own)
     live = _Live((*copies.values(), *inputs))
     mode = train_mode if training else eval_mode
-    fused = nullcontext() if live.content else Fused()
-    with preserved(), mode(model), refusals(model, inputs), fused:
+    as_on_cpu = nullcontext() if live.content else fused()
+    with preserved(), mode(model), refusals(model, inputs), as_on_cpu:
         if not training:
             with live, torch.no_grad():
                 functional_call(model, copies, inputs)
