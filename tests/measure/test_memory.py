@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from convatlas.errors import UsageError
 from convatlas.layers.blueprint import blueprint
@@ -162,3 +164,131 @@ def test_resident_memory_of_a_step(name: str, batch: int) -> None:
     )
     print(name, batch, ours, resident, round(ours / resident, 3))
     assert abs(ours / resident - 1) < 0.25
+
+
+# --- kernels that keep other things than their parts would --------------------------------------------------------
+
+
+class Attending(nn.Module):
+    """Attention over tokens, with a mask of one of four kinds."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.linear, self.kind = nn.Linear(32, 96), kind
+        self.mask = nn.Parameter(torch.zeros(40, 40), requires_grad=kind == "learnt")
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.linear(x).view(len(x), -1, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        masks = {"learnt": self.mask, "fixed": self.mask, "booleans": self.mask > 0}
+        attend = nn.functional.scaled_dot_product_attention
+        causal = self.kind == "causal"
+        return attend(query, key, value, masks.get(self.kind), is_causal=causal).flatten(1)
+
+
+class Encoded(nn.Module):
+    """Two layers of a transformer as PyTorch has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.MultiheadAttention(32, 4, batch_first=True) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x, x, x, need_weights=False)[0]
+        return x.mean(1)
+
+
+class Recurrent(nn.Module):
+    """An LSTM and a linear layer over its last state."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.layers = nn.LSTM(32, 64, **settings)
+        self.last = nn.LazyLinear(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(x)[0][:, -1])
+
+
+FUSED = {
+    **{
+        f"attention, {kind} mask": (lambda kind=kind: Attending(kind))
+        for kind in ("no", "learnt", "fixed", "booleans", "causal")
+    },
+    "multi-head attention": Encoded,
+    "lstm": lambda: Recurrent(num_layers=2, batch_first=True),
+    "lstm without biases": lambda: Recurrent(bias=False, batch_first=True),
+    "lstm, both ways": lambda: Recurrent(num_layers=3, bidirectional=True, dropout=0.2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("batch", [2, 8])
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_kernels(name: str, batch: int, training: bool) -> None:
+    model, tokens = FUSED[name](), torch.randn(batch, 40, 32)
+    model(tokens)  # so that lazy layers have shapes
+    ours = predict(model, (40, 32), batch=batch, training=training)
+    assert abs(ours.peak / observed(model, tokens, training=training).peak - 1) < 0.02
+
+
+def test_layers_whose_memory_is_rough_are_named() -> None:
+    layer = nn.TransformerEncoderLayer(32, 4, 64)
+    assert predict(layer, (5, 32)).unsure == "TransformerEncoderLayer"
+    assert predict(nn.GRU(32, 8), (5, 32)).unsure == "GRU"
+    assert predict(nn.LSTM(32, 8), (5, 32), dtype=torch.float64).unsure == "LSTM"
+    assert predict(nn.LSTM(32, 8), (5, 32)).unsure == ""
+
+
+# --- recomputing --------------------------------------------------------------------------------------------------
+
+
+class Recomputed(nn.Module):
+    """Blocks that are computed again on the way back."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.reentrant, self.stem, self.last = reentrant, nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=self.reentrant)
+        return self.last(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_recomputing_with_content(reentrant: bool) -> None:
+    model, batches = Recomputed(reentrant), torch.randn(4, 3, 24, 24)
+    ours = predict(model, (3, 24, 24), batch=4, training=True)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    found = observed(model, batches, training=True)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert abs(ours.peak / found.peak - 1) < 0.02
+
+
+class RecomputedAttention(nn.Module):
+    """Attention that is computed again on the way back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Attending("no")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+def test_recomputed_attention() -> None:
+    model, tokens = RecomputedAttention(), torch.randn(4, 40, 32)
+    ours = predict(model, (40, 32), batch=4, training=True)
+    assert abs(ours.peak / observed(model, tokens, training=True).peak - 1) < 0.02
+
+
+def test_recomputing_of_the_canon_with_content() -> None:
+    model = create_model("resnet20_cifar")
+    model.set_grad_checkpointing()
+    ours = predict(model, (3, 32, 32), batch=4, training=True).peak
+    assert abs(ours / observed(model, torch.randn(4, 3, 32, 32), training=True).peak - 1) < 0.02

@@ -175,7 +175,71 @@ REARRANGED = {
     "shuffled channels": lambda x: x.view(1, 2, 2, *x.shape[2:]).transpose(1, 2).reshape(x.shape),
     "split and joined": lambda x: torch.cat(x.chunk(2, 1)[::-1], 1),
     "stacked": lambda x: torch.stack([x, x.relu()], 2).flatten(1, 2),
+    "channels last": lambda x: functional.linear(x.permute(0, 2, 3, 1), MIX).permute(0, 3, 1, 2),
+    "a product over positions": lambda x: (MIX.to(x.device) @ x.flatten(2)).view(x.shape),
+    "an Einstein sum": lambda x: torch.einsum("nchw,co->nohw", x, MIX.to(x.device)),
+    "every second row by a view": lambda x: pairs(x)[:, :, :, 0],
+    "every second row by a view, from the second": lambda x: pairs(x)[:, :, :, 1],
+    "pixels from channels from pixels": lambda x: nn.PixelShuffle(2)(nn.PixelUnshuffle(2)(x[..., 1:7, 1:7])),
+    "rows as images": lambda x: rows(x),
+    "windows as channels": lambda x: functional.unfold(x, 3, 1, (2, 1), (2, 1)).view(
+        1, 36, (x.shape[2] + 1) // 2 + 1, x.shape[3]
+    ),
+    "windows by a view": lambda x: x.unfold(2, 3, 2).mean(-1),
+    "nearest-exact, half": lambda x: functional.interpolate(x, scale_factor=0.5, mode="nearest-exact"),
+    "nearest-exact, twice": lambda x: functional.interpolate(x, scale_factor=2, mode="nearest-exact"),
+    "a factor that does not divide": lambda x: functional.interpolate(x, scale_factor=1.5, mode="bilinear"),
+    "a factor below 1": lambda x: functional.interpolate(x, scale_factor=0.4),
+    "cubic by a factor": lambda x: functional.interpolate(x, scale_factor=0.6, mode="bicubic"),
+    "corners aligned": lambda x: functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True),
+    "zeros filled": lambda x: filled(x, torch.zeros(1, 4, *x.shape[2:], dtype=x.dtype)),
+    "zeros like it filled": lambda x: filled(x, torch.zeros_like(x)),
+    "channels put": lambda x: put(x),
+    "shifted into zeros": lambda x: shifted(x),
+    "written through a view": lambda x: through(x),
+    "normalised over channels": lambda x: x.norm(dim=1, keepdim=True).expand(-1, 4, -1, -1),
 }  # fmt: skip
+
+MIX, WEIGHT = torch.full((4, 4), 1 / 4).double(), torch.full((4, 4, 3), 1 / 12).double()
+
+
+def pairs(x: Tensor) -> Tensor:
+    """Rows in pairs: (N, C, H / 2, 2, W)."""
+    assert x.shape[2] >= 6, "too few rows"
+    x = x[:, :, : x.shape[2] // 2 * 2]
+    return x.view(*x.shape[:2], -1, 2, x.shape[3])
+
+
+def rows(x: Tensor) -> Tensor:
+    """A convolution along each row, as if it were an image."""
+    n, c, h, w = x.shape
+    found = functional.conv1d(x.permute(0, 2, 1, 3).reshape(n * h, c, w), WEIGHT.to(x.device))
+    return found.view(n, h, c, w - 2).permute(0, 2, 1, 3)
+
+
+def filled(x: Tensor, zeros: Tensor) -> Tensor:
+    zeros[:, :2] = functional.avg_pool2d(x, 5, 1, 2)[:, :2]
+    zeros[:, 2:] = x[:, 2:]
+    return zeros
+
+
+def put(x: Tensor) -> Tensor:
+    zeros = torch.zeros(1, 4, *x.shape[2:], dtype=x.dtype)
+    zeros[:, [0, 1, 2, 3]] = functional.avg_pool2d(x, 5, 1, 2)
+    return zeros
+
+
+def shifted(x: Tensor) -> Tensor:
+    zeros = torch.zeros_like(x)
+    zeros[:, :2, :-1] = x[:, :2, 1:]
+    zeros[:, 2:] = x[:, 2:]
+    return zeros
+
+
+def through(x: Tensor) -> Tensor:
+    y = x.clone()
+    y.view(1, 2, 2, *x.shape[2:])[:, 0] = functional.avg_pool2d(x, 7, 1, 3)[:, :2]
+    return y
 
 
 @pytest.mark.parametrize("name", REARRANGED)
@@ -230,7 +294,7 @@ class Excited(nn.Module):
         (nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten(), nn.Linear(4, 5)), "16"),
         (nn.Sequential(nn.Conv2d(3, 4, (3, 1)), nn.Conv2d(4, 4, (5, 2))), "7 x 2"),
         (Applied(lambda x: x.mean(3, keepdim=True)), "3 x all"),
-        (Applied(lambda x: x.roll(1, 2)), "?"),
+        (Applied(lambda x: x.flip(2)), "?"),
         (Applied(lambda x: x.flatten(2).transpose(1, 2) @ x.flatten(2)), "global"),
     ],
 )
@@ -239,20 +303,135 @@ def test_as_it_is_printed(layer: nn.Module, printed: str) -> None:
 
 
 def test_what_no_rule_knows_is_named() -> None:
-    field = measure(Applied(lambda x: x.roll(1, 2)), (3, 16, 16)).rows[-1].field
+    field = measure(Applied(lambda x: x.flip(2)), (3, 16, 16)).rows[-1].field
     assert field is not None
-    assert field.unknown == "roll"
+    assert field.unknown == "flip"
 
 
-def test_what_is_written_in_place_reaches_every_view() -> None:
-    """Half of the channels are overwritten by what saw more: the whole map may not keep its old field."""
+def test_a_part_of_a_map_that_is_written_is_not_followed() -> None:
+    """The first rows alone see more: neither the old field nor the new one is that of all."""
 
     def written(x: Tensor) -> Tensor:
-        x[:, :2] = functional.conv2d(x[:, 2:], x.new_ones(2, 2, 3, 3), padding=1)
+        x = x.clone()
+        x[:, :, :2] = functional.avg_pool2d(x, 5, 1, 2)[:, :, :2]
         return x * 1
 
-    field = measure(Applied(written), (3, 16, 16)).rows[-1].field
-    assert str(field) != "3"
+    assert str(measure(Applied(written), (3, 32, 32)).rows[-1].field) == "?"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.stack(x.unbind(2), 2),
+        lambda x: torch.stack([x[:, :, row] for row in reversed(range(x.shape[2]))], 2),
+        lambda x: torch.cat(x.chunk(2, 2)[::-1], 2),
+        lambda x: torch.cat(x.chunk(2, 2), 0),
+        lambda x: x.index_select(2, torch.arange(3)),
+        lambda x: x.cumsum(2),
+    ],
+)
+def test_positions_in_another_order_are_not_known(function: Any) -> None:
+    assert str(measure(Applied(function), (3, 17, 17)).rows[-1].field) == "?"
+
+
+class TwoImages(nn.Module):
+    """A 3x3 and a 7x7 branch, each with an image of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 7, padding=3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        y = self.other(y)
+        return self.one(x) + y[:, :, : x.shape[2], : x.shape[3]]
+
+
+def test_several_images() -> None:
+    """Of one size their fields are joined; what comes from another size is not known."""
+    assert str(measure(TwoImages(), [(3, 16, 16), (3, 16, 16)]).rows[-1].field) == "7"
+    other = measure(TwoImages(), [(3, 16, 16), (3, 20, 20)]).rows[-1].field
+    assert other is not None
+    assert other.unknown == "an input of another size"
+
+
+class Windowed(nn.Module):
+    """Attention within windows of 4 x 4 positions, moved by `shift`; everywhere without windows."""
+
+    def __init__(self, size: int, shift: int, *, fused: bool) -> None:
+        super().__init__()
+        self.size, self.shift, self.fused = size, shift, fused
+        self.tokens, self.queries = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 24)
+        self.last = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tokens(x)
+        n, c, h, w = x.shape
+        s = self.size or h
+        x = x.roll((-self.shift, -self.shift), (2, 3)).view(n, c, h // s, s, w // s, s)
+        windows = x.permute(0, 2, 4, 3, 5, 1).reshape(-1, s * s, c)
+        queries, keys, values = self.queries(windows).chunk(3, -1)
+        if self.fused:
+            found = functional.scaled_dot_product_attention(queries, keys, values)
+        else:
+            found = (queries @ keys.transpose(1, 2)).softmax(-1) @ values
+        found = found.view(n, h // s, w // s, s, s, c).permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
+        return self.last(found.roll((self.shift, self.shift), (2, 3)))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention(fused: bool) -> None:
+    """Of all positions, and of windows: unit i sees the 8 pixels of its window, moved by 2 pixels a place of shift."""
+    field = measure(Windowed(0, 0, fused=fused), (3, 32, 32)).rows[-1].field
+    assert str(field) == "global"
+    for shift in (0, 1):
+        field = measure(Windowed(4, shift, fused=fused), (3, 32, 32)).rows[-1].field
+        assert field is not None
+        for span in field.spans:
+            assert span is not None
+            for unit in range(6):
+                first = 2 * ((unit - shift) // 4 * 4 + shift)
+                assert span.of(unit) == (first, first + 7)
+
+
+OTHERS = {
+    "torchvision:convnext_tiny": "1688", "torchvision:swin_t": "952 + global", "torchvision:vit_b_16": "16 + global",
+    "timm:convnext_atto": "1136", "timm:xcit_nano_12_p8_224": "399 + global", "timm:swiftformer_xs": "583 + global",
+    "torchvision:swin_v2_t": "960 + global", "timm:davit_tiny": "1187 + global",
+    "timm:edgenext_xx_small": "1088 + global", "timm:efficientformer_l1": "503 + global",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_networks_of_others_are_followed(name: str) -> None:
+    library, _, network = name.partition(":")
+    models = pytest.importorskip(library)
+    with torch.device("meta"):
+        model = models.models.get_model(network) if library == "torchvision" else models.create_model(network)
+    rows = measure(model, (3, 224, 224)).rows
+    assert [row.name for row in rows if row.field and row.field.unknown] == []
+    assert str(measure(model, (3, 224, 224)).field) == OTHERS[name]
+
+
+class LastAndBack(nn.Module):
+    """A block of ConvNeXt: depthwise, then a perceptron over the last dimension."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 7, padding=3, groups=channels)
+        self.norm = nn.LayerNorm(channels)
+        self.wide, self.narrow = nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        return x + self.narrow(functional.gelu(self.wide(y))).permute(0, 3, 1, 2)
+
+
+def test_blocks_of_convnext_agree_with_the_gradient() -> None:
+    stem = nn.Conv2d(3, 4, 4, 4)
+    model = nn.Sequential(stem, LastAndBack(4), nn.Conv2d(4, 6, 2, 2), LastAndBack(6)).double()
+    found = probe(model, 3, ["1", "3"])
+    assert len(found) == 8
+    assert [each for each in found if not each.agrees] == []
 
 
 def test_branches_that_do_not_meet_are_reported() -> None:

@@ -5,6 +5,9 @@ storage counts from the operation that makes it to the moment when nothing holds
 the backward pass and an optimiser from step to step, and what is dropped in between, is neither assumed nor listed.
 `observed` does the same with content, and `tests/measure/test_memory.py` holds the one against the other.
 
+Attention and LSTMs are done by the kernels that a CPU takes (`kernels`), which keep other things than their parts
+would.
+
 What is not seen: scratch memory inside one operation, and what an allocator keeps in reserve.
 """
 
@@ -12,7 +15,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +28,7 @@ from torch.utils._pytree import tree_map_only
 
 from convatlas.errors import UsageError
 from convatlas.hooks import eval_mode, train_mode
+from convatlas.measure.kernels import fused, unsure, workspace
 from convatlas.measure.shapes import META
 from convatlas.measure.trace import Inputs, ghost, refusals, tensors_in, to_meta
 from convatlas.measure.watch import Watch
@@ -48,6 +53,7 @@ class Memory:
         gradients: one for each trained parameter; 0 for inference.
         optimizer: what the optimiser keeps of each parameter.
         peak: all that lives at once, activations and the batch among it.
+        unsure: kinds of layers whose memory on a CPU is not known, so that `peak` is rough; "" if there are none.
     """
 
     parameters: int
@@ -55,6 +61,7 @@ class Memory:
     gradients: int
     optimizer: int
     peak: int
+    unsure: str = ""
 
     @property
     def passing(self) -> int:
@@ -94,7 +101,8 @@ def predict(
     copies, inputs = ghost(model, input_shape, batch=_checked(batch, optimizer))
     if dtype is not None:
         copies, inputs = tree_map_only(Tensor, lambda tensor: _cast(tensor, dtype), (copies, inputs))
-    return _run(model, copies, inputs, training, optimizer)
+    found = _run(model, copies, inputs, training, optimizer)
+    return replace(found, unsure=unsure(model, dtype, training))
 
 
 def observed(
@@ -126,15 +134,16 @@ def _run(
     model: nn.Module, copies: dict[str, Tensor], inputs: tuple[Tensor, ...], training: bool, optimizer: str
 ) -> Memory:
     """One pass, or one training step in the steady state, with everything counted."""
+    for name, param in model.named_parameters():
+        copies[name].requires_grad_(param.requires_grad)
     trained = [copies[name] for name, param in model.named_parameters() if training and param.requires_grad]
-    for tensor in trained:
-        tensor.requires_grad_()
     own = {name for name, _ in model.named_parameters()}
     parameters = _size(tensor for name, tensor in copies.items() if name in own)
     buffers = _size(tensor for name, tensor in copies.items() if name not in own)
     live = _Live((*copies.values(), *inputs))
     mode = train_mode if training else eval_mode
-    with preserved(), mode(model), refusals(model, inputs):
+    as_on_cpu = nullcontext() if live.content else fused()
+    with preserved(), mode(model), refusals(model, inputs), as_on_cpu:
         if not training:
             with live, torch.no_grad():
                 functional_call(model, copies, inputs)
@@ -149,10 +158,24 @@ def _run(
         states = live.bytes - before
         live.peak = live.bytes
         with live:
-            _loss(functional_call(model, copies, inputs)).backward()
+            functional_call(
+                _Backward(model), {f"model.{name}": each for name, each in copies.items()}, inputs
+            )
         if rule is not None:
             live.step(rule)
     return Memory(parameters, buffers, _size(trained), states, live.peak)
+
+
+class _Backward(nn.Module):
+    """A pass forward and backward in one, so that what is recomputed on the way back takes the copies as well."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.training = model.training
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> None:
+        _loss(self.model(*inputs)).backward()
 
 
 def _loss(output: Any) -> Tensor:
@@ -216,6 +239,8 @@ class _Live(Watch):
             if self.stepping and func is torch.ops.aten._local_scalar_dense.default:
                 return 1.0
         output = func(*args, **kwargs)
+        if not self.content and func is torch.ops.aten.mkldnn_rnn_layer.default and torch.is_grad_enabled():
+            output = (*output[:3], workspace(args))
         for tensor in tensors_in(output):
             self.see(tensor)
         return output

@@ -136,27 +136,21 @@ def transposed(kernel: int, stride: int, padding: int = 0, dilation: int = 1) ->
     ]
 
 
-def resampled(
-    size: int, wanted: int, around: Sequence[int] = (0,), *, centres: bool = False
-) -> tuple[list[list[int]], int]:
-    """Windows and step of a map of `size` units brought to `wanted`: each looks at the units `around` where it lands.
+def interpolated(ratio: Fraction, first: Fraction, around: Sequence[int]) -> tuple[list[list[int]], int]:
+    """Windows and step of a map that is read at `first`, and at each next unit `ratio` further: each looks at the units
+    `around` the one where it lands, and where it lands exactly and looks at several, at that one alone.
 
-    It lands on floor(i * size / wanted); with `centres` on floor((i + 1/2) * size / wanted - 1/2), where a unit that
-    lands exactly looks at that one alone if it interpolates between two.
+    Examples:
+        >>> interpolated(Fraction(1, 2), Fraction(-1, 4), (0, 1))  # twice as large, between two neighbours
+        ([[-1, 0], [0, 1]], 1)
     """
-    common = gcd(size, wanted)
-    period, step = wanted // common, size // common
     windows: list[list[int]] = []
-    for unit in range(period):
-        place = (
-            Fraction(2 * unit + 1, 2) * size / wanted - Fraction(1, 2)
-            if centres
-            else Fraction(unit * size, wanted)
-        )
+    for unit in range(ratio.denominator):
+        place = first + unit * ratio
         at = place.numerator // place.denominator
-        exact = centres and place.denominator == 1
+        exact = len(around) > 1 and place.denominator == 1
         windows.append([at] if exact else [at + offset for offset in around])
-    return windows, step
+    return windows, ratio.numerator
 
 
 def adaptive(size: int, wanted: int) -> tuple[list[list[int]], int]:

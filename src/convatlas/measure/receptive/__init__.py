@@ -1,7 +1,8 @@
 """The theoretical receptive field of every unit, for any graph.
 
-The operations of a trace are walked in order, and every tensor gets what its units see of the first input: along each
-axis of the image a `Span`, exact in size, stride and offset. Branches that meet take the union. What mixes all
+The operations of a trace are walked in order, and every tensor gets what its units see of the image: along each axis a
+`Span`, exact in size, stride and offset, and where the places of that axis lie in the tensor's dimensions. Branches
+that meet take the union. What mixes all
 positions (a global pool, a linear layer over a map) is *global*; what multiplies a map by such a thing, or
 normalises it over positions (squeeze-excitation, GroupNorm), leaves the map's own field and is *global besides*:
 "35 + global".

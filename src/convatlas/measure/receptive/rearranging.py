@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from convatlas.measure.receptive.seen import Axis, Known, Rule, Seen, UnknownError
+from convatlas.measure.receptive.cutting import reshaped
+from convatlas.measure.receptive.known import Known, Rule, aligned
+from convatlas.measure.receptive.meeting import join, joined
+from convatlas.measure.receptive.seen import Run, Seen, UnknownError
 from convatlas.measure.trace import Op
 
 
@@ -14,109 +15,67 @@ def _same(known: Known, op: Op) -> Seen:
     return known.first(op)
 
 
-def _permuted(order: Sequence[int]) -> Callable[[int], int]:
-    return lambda old: list(order).index(old)
-
-
 def _permute(known: Known, op: Op) -> Seen:
-    ndim = op.output.ndim
-    return known.first(op).moved(_permuted([dim % ndim for dim in op.args[1]]))
+    return known.first(op).permuted([dim % op.output.ndim for dim in op.args[1]])
 
 
 def _transpose(known: Known, op: Op) -> Seen:
+    return known.first(op).permuted(transposition(op))
+
+
+def transposition(op: Op) -> list[int]:
+    """The order of dimensions that a transposition gives."""
     ndim = op.output.ndim
     one, other = (op.args[1] % ndim, op.args[2] % ndim) if op.name != "t" else (0, ndim - 1)
-    return known.first(op).moved(lambda old: {one: other, other: one}.get(old, old))
+    order = list(range(ndim))
+    order[one], order[other] = order[other], order[one]
+    return order
 
 
 def _unsqueeze(known: Known, op: Op) -> Seen:
-    dim = op.args[1] % op.output.ndim
-    return known.first(op).moved(lambda old: old + (old >= dim))
+    return known.first(op).inserted(op.args[1] % op.output.ndim)
 
 
 def _expand(known: Known, op: Op) -> Seen:
-    source, shape = op.args[0].shape, op.output.shape
-    missing = len(shape) - len(source)
-    seen = known.first(op)
-    for index, axis in enumerate(seen.axes):
-        if axis.dim is not None and source[axis.dim] == 1 < shape[axis.dim + missing]:
-            seen = seen.changed(index, Axis(None, None))
-    return seen.moved(lambda old: old + missing)
+    return joined([(known.first(op), op.args[0].shape)], op.output.shape)
 
 
 def _repeat(known: Known, op: Op) -> Seen:
     """Copies beside each other, along dimensions that are not the image's."""
     seen, times = known.first(op), list(op.args[1])
-    missing = len(times) - op.args[0].ndim
-    if any(times[axis.dim + missing] > 1 for axis in seen.axes if axis.dim is not None):
+    for _ in range(len(times) - op.args[0].ndim):
+        seen = seen.inserted(0)
+    if any(seen.layout[dim] for dim, count in enumerate(times) if count > 1):
         raise UnknownError
-    return seen.moved(lambda old: old + missing)
+    return seen
 
 
 def _reshape(known: Known, op: Op) -> Seen:
-    """Dimensions that are split, merged or kept: runs of both shapes whose products agree belong together."""
-    seen = known.first(op)
-    source, target = list(op.args[0].shape), list(op.output.shape)
-    taken = [axis.dim for axis in seen.axes if axis.dim is not None]
-    axes: list[Axis] = []
-    for axis in seen.axes:
-        if axis.dim is None:
-            axes.append(axis)
-        elif source[axis.dim] == 1:  # one position needs no dimension
-            kept = target[: axis.dim + 1] == source[: axis.dim + 1]
-            axes.append(replace(axis, dim=axis.dim if kept else None))
-        else:
-            old, new = next(pair for pair in _groups(source, target) if axis.dim in pair[0])
-            alone = sum(dim in old and source[dim] > 1 for dim in taken) == 1
-            axes.append(_through(axis, source, target, old, new, alone))
-    return replace(seen, axes=tuple(axes))
-
-
-def _through(
-    axis: Axis, source: list[int], target: list[int], old: list[int], new: list[int], alone: bool
-) -> Axis:
-    """One axis through a run of a reshaping: from the dimensions `old` of one shape to `new` of the other."""
-    old, new = [dim for dim in old if source[dim] > 1], [dim for dim in new if target[dim] > 1]
-    if len(old) == len(new) == 1:
-        return replace(axis, dim=new[0])
-    if axis.mixed or axis.span is None:
-        raise UnknownError
-    if len(old) == 1:  # split: the outer dimension steps over the inner ones
-        inner = math.prod(target[dim] for dim in new[1:])
-        return Axis(axis.span.slide([range(inner)], inner), new[0])
-    if len(new) > 1:
-        raise UnknownError
-    if alone and axis.dim == old[0]:  # merged with inner dimensions: each unit comes several times
-        inner = math.prod(source[dim] for dim in old[1:])
-        return Axis(axis.span.slide([[0]] * inner), new[0])
-    return Axis(axis.span, new[0], mixed=True)
-
-
-def _groups(source: list[int], target: list[int]) -> list[tuple[list[int], list[int]]]:
-    """The smallest runs of dimensions with equal products, in order; dimensions of 1 go with what follows."""
-    found: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(source) and j < len(target):
-        old, new, left, right = [i], [j], source[i], target[j]
-        i, j = i + 1, j + 1
-        while left != right or (left == 1 and i < len(source) and j < len(target)):
-            if left <= right and i < len(source):
-                left, old, i = left * source[i], [*old, i], i + 1
-            elif j < len(target):
-                right, new, j = right * target[j], [*new, j], j + 1
-            else:
-                break
-        found.append((old, new))
-    return found
+    return reshaped(known.first(op), op.args[0].shape, op.output.shape)
 
 
 def _shuffled(known: Known, op: Op) -> Seen:
-    """Pixels from channels, or channels from pixels."""
-    seen, factor = known.first(op), op.args[1]
-    for dim in (op.output.ndim - 2, op.output.ndim - 1):
-        enlarged = op.name == "pixel_shuffle"
-        seen = seen.slid(dim, [[0]] * factor) if enlarged else seen.slid(dim, [range(factor)], factor)
-    return seen
+    """Pixels from channels: channels split, put behind rows and columns, and merged with them."""
+    seen, factor, source = known.first(op), op.args[1], list(op.args[0].shape)
+    *lead, channels, height, width = source
+    n = len(lead)
+    split = [*lead, channels // factor**2, factor, factor, height, width]
+    order = [*range(n + 1), n + 3, n + 1, n + 4, n + 2]
+    seen = reshaped(seen, source, split).permuted(order)
+    return reshaped(seen, [split[dim] for dim in order], op.output.shape)
+
+
+def _unshuffled(known: Known, op: Op) -> Seen:
+    """Channels from pixels: rows and columns of `factor` behind every channel."""
+    factor, shape = op.args[1], op.args[0].shape
+    rows, columns = len(shape) - 2, len(shape) - 1
+    seen = known.first(op).gathered([rows, columns], shape)
+    runs = list(seen.layout[rows - 1] or [Run(shape[rows - 1])])
+    for dim in (rows, columns):
+        if here := seen.layout[dim]:
+            seen = seen.put(dim, [replace(here[0], step=factor)])
+        runs.append(replace(here[0], size=factor) if here else Run(factor))
+    return seen.put(rows - 1, runs)
 
 
 def _indexed(known: Known, op: Op) -> Seen:
@@ -129,6 +88,9 @@ def _indexed(known: Known, op: Op) -> Seen:
         touched = [dim for dim, index in enumerate(indices) if index is not None]
         if len(touched) != 1 or indices[touched[0]].ndim != 1:
             raise UnknownError
+    for dim in touched:
+        for axis in seen.at(dim):
+            seen = seen.without(dim, axis, op.args[0].shape)
     if any(seen.at(dim) for dim in touched):
         raise UnknownError
     return seen
@@ -136,12 +98,30 @@ def _indexed(known: Known, op: Op) -> Seen:
 
 def pointwise(known: Known, op: Op) -> Seen:
     """Of an operation that computes each number from those at its own place."""
-    return known.join(op.inputs, op.output.shape)
+    return join(known, op.inputs, op.output.shape)
 
 
-def _copied(known: Known, op: Op) -> Seen:
-    """What is overwritten, and may be left in part."""
-    return known.join(op.args[:2], op.output.shape)
+def _copied(known: Known, op: Op) -> Seen | None:
+    """All is overwritten; by what is not of the image, it is as before: it may be a part of something."""
+    seen, target = known.of(op.args[1]), op.output.shape
+    return known.of(op.args[0]) if seen is None else joined([(aligned(seen), op.args[1].shape)], target)
+
+
+def _put(known: Known, op: Op) -> Seen:
+    """Chosen channels are overwritten."""
+    target, indices, values = op.args[:3]
+    touched = [dim for dim, index in enumerate(indices) if index is not None]
+    seen = known.of(target)
+    if len(touched) != 1 or indices[touched[0]].ndim != 1 or (seen and seen.at(touched[0])):
+        raise UnknownError
+    found = join(known, [target, values], target.shape)
+    if found.at(touched[0]):
+        raise UnknownError
+    return found
+
+
+def _of_no_image(known: Known, op: Op) -> None:
+    """Constants of a tensor's shape or type."""
 
 
 RULES: dict[str, Rule] = {
@@ -151,7 +131,12 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "squeeze"), _reshape),
     **dict.fromkeys(("transpose", "t", "swapaxes"), _transpose),
-    **dict.fromkeys(("pixel_shuffle", "pixel_unshuffle"), _shuffled),
+    "pixel_shuffle": _shuffled, "pixel_unshuffle": _unshuffled,
     **dict.fromkeys(("index", "index_select"), _indexed),
+    **dict.fromkeys(
+        ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones",
+         "new_full", "new_empty", "new_empty_strided"), _of_no_image,
+    ),
+    **dict.fromkeys(("index_put", "index_put_", "_unsafe_index_put"), _put),
     "permute": _permute, "repeat": _repeat, "unsqueeze": _unsqueeze, "expand": _expand, "copy_": _copied,
 }  # fmt: skip
