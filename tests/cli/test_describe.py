@@ -225,6 +225,23 @@ def test_the_peak_of_memory_for_a_batch(convatlas: Callable[..., str]) -> None:
     step = found["a training step of 8 images in bf16, momentum"]
     assert step["parameters"] == step["gradients"] == step["optimizer"] == 2 * 269_722
     assert step["peak"] > found["a pass of 8 images in bf16"]["peak"]
+    assert "Rough" not in shown
+
+
+def test_memory_that_is_not_known_is_said_to_be_rough(convatlas: Callable[..., str], tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.gru = nn.GRU(8, 4, batch_first=True)\n"
+        "    def forward(self, x):\n"
+        "        return self.gru(x)[0]\n"
+    )
+    assert "Rough: how much memory GRU takes" in convatlas(
+        f"{file}:Net", "--input-shape", "5,8", "--batch", "4"
+    )
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,11 @@ class Remembers(nn.Module):
         return self.conv(x + self.table) * kept[0] * self.late
 
 
-@pytest.mark.parametrize("look", [measure, weight_layers])
+def _step(model: nn.Module, shape: tuple[int, ...]) -> object:
+    return predict(model, shape, batch=2, training=True)
+
+
+@pytest.mark.parametrize("look", [measure, weight_layers, predict, _step])
 def test_what_a_pass_keeps_is_dropped(look: Callable[[nn.Module, tuple[int, ...]], object]) -> None:
     model, x = Remembers(), torch.rand(1, 3, 8, 8)
     look(model, (3, 8, 8))

@@ -221,6 +221,8 @@ def _show(found: Target, cost: Measurement, whole: Measurement, peaks: Mapping[s
             for what, m in peaks.items()
         ]
         console.show(console.table(titles, rows))
+        if unsure := ", ".join(dict.fromkeys(m.unsure for m in peaks.values() if m.unsure)):
+            console.show(f"Rough: how much memory {unsure} takes on a processor is not known.")
         console.show("")
     console.show(table.rich_table(cost))
     for sentence in table.doubts(whole):

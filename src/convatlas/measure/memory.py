@@ -27,7 +27,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.utils._pytree import tree_map_only
 
 from convatlas.errors import UsageError
-from convatlas.hooks import eval_mode, train_mode
+from convatlas.hooks import attributes_kept, eval_mode, train_mode
 from convatlas.measure.kernels import fused, unsure, workspace
 from convatlas.measure.shapes import META
 from convatlas.measure.trace import Inputs, ghost, refusals, tensors_in, to_meta
@@ -143,7 +143,7 @@ def _run(
     live = _Live((*copies.values(), *inputs))
     mode = train_mode if training else eval_mode
     as_on_cpu = nullcontext() if live.content else fused()
-    with preserved(), mode(model), refusals(model, inputs), as_on_cpu:
+    with preserved(), mode(model), attributes_kept(model), refusals(model, inputs), as_on_cpu:
         if not training:
             with live, torch.no_grad():
                 functional_call(model, copies, inputs)
