@@ -87,7 +87,7 @@ def batch_norm(first: Tensor, *rest: Any) -> tuple[Tensor, ...] | None:
     """In evaluation: as the input, and no statistics."""
     training = rest[4]
     same = None if training else _same(first)
-    return None if same is None else (same, first.new_empty(0), first.new_empty(0))
+    return None if same is None else (same, _empty(first, (0,)), _empty(first, (0,)))
 
 
 def convolution(

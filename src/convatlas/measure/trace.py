@@ -299,12 +299,12 @@ def ghost(model: nn.Module, inputs: Inputs, batch: int = 1) -> tuple[dict[str, T
             f"{type(model).__name__} is compiled by TorchScript, which lets nobody look at its calls: give the "
             "network that it was made from."
         )
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    parameters = dict(model.named_parameters())
+    tensors = {**parameters, **dict(model.named_buffers())}
     if any(nn.parameter.is_lazy(tensor) for tensor in tensors.values()):
         raise UsageError("the network has lazy layers without shapes yet; run one batch through it first.")
     copies = {name: hollow(tensor) for name, tensor in tensors.items()}
-    floats = [param.dtype for param in model.parameters() if param.is_floating_point()]
-    dtype = floats[0] if floats else torch.float32
+    dtype = next((param.dtype for param in parameters.values() if param.is_floating_point()), torch.float32)
     if isinstance(inputs, Tensor):
         if inputs.ndim == 0 or len(inputs) != 1:
             raise UsageError(
