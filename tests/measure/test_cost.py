@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 
 import pytest
@@ -267,3 +268,15 @@ def test_other_operations_by_hand() -> None:
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)
     )
     assert [row.operations for row in measure(layers, (3, 8, 8)).rows] == [0, 144, 288, 144, 144, 36]
+
+
+def test_the_collector_is_as_it_was() -> None:
+    for collects in (True, False):
+        (gc.enable if collects else gc.disable)()
+        try:
+            measure(nn.Conv2d(3, 4, 3), (3, 8, 8))
+            with pytest.raises(UsageError):
+                measure(nn.Conv2d(3, 4, 3), (1, 8, 8))
+            assert gc.isenabled() == collects
+        finally:
+            gc.enable()

@@ -15,7 +15,9 @@ Conventions, the same everywhere in convatlas:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +166,23 @@ def measure(model: nn.Module, input_shape: Inputs = (3, 224, 224)) -> Measuremen
         >>> cost.operations, str(cost.field)
         (14112, '6')
     """
+    with _uncollected():
+        return _measured(model, input_shape)
+
+
+@contextmanager
+def _uncollected() -> Generator[None]:
+    """A report makes many objects and hardly a cycle; a collection meanwhile would look through all that is loaded."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _measured(model: nn.Module, input_shape: Inputs) -> Measurement:
     traced = trace(model, input_shape)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     rows = [_row("input", "image", [traced.image], [traced.image], [])]
