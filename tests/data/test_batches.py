@@ -380,15 +380,17 @@ def test_a_killed_worker_is_an_error_with_the_files_name(preprocessing: Preproce
     split.stuck.add(33)
     batches = make(split, preprocessing, workers=2, shuffle=False)
 
-    def kill() -> None:
-        def workers() -> list[int]:
-            listed = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
-            return [int(pid) for pids in listed for pid in pids]
+    def children() -> set[int]:
+        listed = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+        return {int(pid) for pids in listed for pid in pids}
 
-        while len(workers()) < 2:
+    others = children()  # of other tests of this session
+
+    def kill() -> None:
+        while len(children() - others) < 2:
             time.sleep(0.01)
         time.sleep(1.0)  # by then one sleeps over photo 33, the other waits for work
-        for pid in workers():
+        for pid in children() - others:
             os.kill(pid, signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
