@@ -79,7 +79,7 @@ def test_a_cache_belongs_to_its_run(photos: Path, tmp_path: Path, capfd: pytest.
 
 def test_words_that_help(photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert command("data", "shard", photos, tmp_path / "out", "--size", "lots") == 2
-    assert "'lots' is no size" in capfd.readouterr().err
+    assert "'lots' is not a size" in capfd.readouterr().err
     assert command("data", "shard", photos, photos) == 2
     assert "is there already" in capfd.readouterr().err
     assert command("data", "shard", tmp_path / "nowhere", tmp_path / "out") == 3

@@ -9,7 +9,7 @@ import pytest
 from test_main import run
 
 import convatlas
-from convatlas.cli.recommend import memory_size
+from convatlas.cli.sizes import byte_size
 from convatlas.errors import UsageError
 from convatlas.measure import canvass
 from convatlas.models import find
@@ -127,12 +127,12 @@ def test_wrong_commands(words: list[str], hint: str, capsys: pytest.CaptureFixtu
 
 
 def test_sizes() -> None:
-    assert [memory_size(text) for text in ("2GB", "2 GiB", "512mb", "64", "64B", ".5k", "1.5T")] == [
+    assert [byte_size(text) for text in ("2GB", "2 GiB", "512mb", "64", "64B", ".5k", "1.5T")] == [
         2 * 10**9, 2 * 2**30, 512 * 10**6, 64, 64, 500, 15 * 10**11,
     ]  # fmt: skip
-    for text in ("", "GB", "2X", "-1GB", "1e9", "1..5G"):
+    for text in ("", "GB", "2X", "-1GB", "1e9", "1..5G", "1 TB or so", "12XB"):
         with pytest.raises(UsageError, match="is not a size"):
-            memory_size(text)
+            byte_size(text)
 
 
 def test_own_runs_come_first(

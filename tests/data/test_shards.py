@@ -17,7 +17,7 @@ import torch
 from convatlas.data import Augment, Batches, Data, Preprocessing, open_data
 from convatlas.data import sharding as writing
 from convatlas.data.batch import Batch
-from convatlas.data.sharding import parse_size, write_shards
+from convatlas.data.sharding import write_shards
 from convatlas.data.sources import open_source
 from convatlas.data.sources import shards as module
 from convatlas.data.sources.index import Index
@@ -455,12 +455,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         write_shards(tmp_path / "in", tmp_path / "out")
     done = write_shards(tmp_path / "in", tmp_path / "out", on_bad="skip")
     assert (done.samples, done.left_out) == (3, 1)
-
-
-@pytest.mark.parametrize("text", ["", "MB", "-1MB", "1 TB or so", "1e3", "12XB"])
-def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="is no size"):
-        parse_size(text)
 
 
 # ---- batches -----------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ layout and kind of optimiser are what `convatlas train` would choose for this ne
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from convatlas.bench.gate import ENDLESS, Gate
 from convatlas.data import Batch, Batches, Data, Preprocessing, open_data, statistics
 from convatlas.errors import UsageError
 from convatlas.measure.timing import prepared
-from convatlas.train import Compute, Observer, Recipe, RunFolder
+from convatlas.train import Compute, Observer, Recipe, RunFolder, agreement
 from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop
 from convatlas.train.speed import Device, Speed, rule
@@ -83,7 +82,7 @@ def training(model: nn.Module, cell: Cell, gate: Gate, root: Path, *, own_proces
         loader = "one batch of noise, ready made"
     else:
         data = open_data(cell.data, seed=0)
-        train, val = _batches(data, cell, recipe, speed)
+        train, val = _batches(data, cell, recipe, speed, agreement.data_workers(fabric, None))
         classes = data.classes
         loader = f"Batches, {'held in memory' if train.cached else f'{train.workers} workers'}"
     gate.facts |= {
@@ -130,13 +129,12 @@ class AtGate(Observer):
         self.gate.epoch(self.steps)
 
 
-def _batches(data: Data, cell: Cell, recipe: Recipe, speed: Speed) -> tuple[Batches, Batches]:
+def _batches(data: Data, cell: Cell, recipe: Recipe, speed: Speed, workers: int) -> tuple[Batches, Batches]:
     """Training batches as `convatlas train` makes them, and a small validation split, which nobody times."""
     channels, height, width = cell.shape
     plain = Preprocessing((height, width), recipe.resize, channels)
     mean, std = statistics(data.train, plain, seed=0)
     prepare = replace(plain, mean=tuple(mean), std=tuple(std))
-    workers = min(len(os.sched_getaffinity(0)), 8)  # as many as `convatlas train` starts
     train = training_batches(
         data, recipe, prepare, seed=0, workers=workers, channels_last=speed.channels_last
     )

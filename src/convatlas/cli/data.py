@@ -112,14 +112,15 @@ def shard(
 
     The images are copied as they are. `convatlas train OUT` reads them, with the same splits and classes.
     """
-    from convatlas.data.sharding import parse_size, write_shards
+    from convatlas.cli.sizes import byte_size
+    from convatlas.data.sharding import write_shards
 
     def told(path: Path, samples: int) -> None:
         if not quiet:
             console.write(f"{path.name}: {samples:,} images\n")
 
     done = write_shards(
-        where, out, size=parse_size(size), seed=seed, on_bad=on_bad, group_by=group_by, told=told
+        where, out, size=byte_size(size), seed=seed, on_bad=on_bad, group_by=group_by, told=told
     )
     left = f"; {done.left_out:,} left out" if done.left_out else ""
     what = f"{done.samples:,} images in {len(done.shards):,} shards, {done.bytes:,} bytes{left}"

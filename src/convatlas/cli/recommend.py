@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from convatlas.cli import console
 from convatlas.cli.own_runs import own_evidence
+from convatlas.cli.sizes import byte_size
 from convatlas.errors import ConvAtlasError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def recommend(
     limits = (
         None if max_params is None else console.quantity(max_params),
         None if max_macs is None else console.quantity(max_macs),
-        None if max_memory is None else memory_size(max_memory),
+        None if max_memory is None else byte_size(max_memory),
         max_ms,
     )
     from convatlas.measure.advice import Budget, advise
@@ -109,20 +109,6 @@ def recommend(
             _shown(use, kind, found, advice)
     if not advice.ranked:
         raise ConvAtlasError(f"no network fits. {_nothing(found, advice)}")
-
-
-def memory_size(text: str) -> int:
-    """Bytes as people write them: "2GB" is 2e9, "512 MiB" is 512 x 2^20. Raises `UsageError`.
-
-    Examples:
-        >>> memory_size("2GB"), memory_size("1.5 GiB"), memory_size("800M")
-        (2000000000, 1610612736, 800000000)
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(?:([kmgt])(i)?)?b?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise UsageError(f"{text!r} is not a size; write one like 500MB, 2GB or 1.5GiB.")
-    power = " kmgt".index((match[2] or " ").lower())
-    return round(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 # --- words ----------------------------------------------------------------------------------------------

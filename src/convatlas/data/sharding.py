@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -41,7 +40,6 @@ _SUFFIX = {
     "TIFF": "tif",
     "AVIF": "avif",
 }
-_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
 @dataclass(frozen=True)
@@ -191,16 +189,3 @@ def _sweep(out: Path) -> None:
         process = left.name.rpartition("-")[2]
         if left.is_dir() and process.isdecimal() and not Path("/proc", process).exists():
             shutil.rmtree(left, ignore_errors=True)
-
-
-def parse_size(text: str) -> int:
-    """Bytes that a size stands for: "256MB" are 256,000,000, "256MiB" 268,435,456. Raises `UsageError`.
-
-    Examples:
-        >>> parse_size("1.5 GB"), parse_size("64KiB")
-        (1500000000, 65536)
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text, re.IGNORECASE)
-    if found is None:
-        raise UsageError(f"{text!r} is no size; expected is a number with a unit, as 256MB or 1GiB.")
-    return int(float(found.group(1)) * _UNITS[(found.group(2) or "").casefold()])

@@ -26,12 +26,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from convatlas.errors import UsageError
-from convatlas.hooks import eval_mode, watched
 from convatlas.measure.depth import is_weight_layer
-from convatlas.measure.refusals import refusals
 from convatlas.measure.trace import tensors_in
-from convatlas.measure.watch import Watch
-from convatlas.randomness import preserved
+from convatlas.measure.watch import Watch, watched_pass
 
 RECTIFIERS = {"relu": "ReLU", "relu_": "ReLU", "hardtanh": "ReLU6", "hardtanh_": "ReLU6"}
 SQUASHERS = {"sigmoid": "sigmoid", "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh"}
@@ -135,8 +132,7 @@ def _pass(
     def place() -> str:
         return observer.open[-1] if observer.open else ""
 
-    explained, observed = refusals(model, (batch,), place), watched(model, observer.enter, observer.leave)
-    with preserved(), eval_mode(model), torch.no_grad(), explained, observed, observer:
+    with watched_pass(model, (batch,), observer, place):
         functional_call(model, dict(state), (batch,))
 
 

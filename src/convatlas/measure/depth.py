@@ -12,18 +12,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from convatlas.hooks import attributes_kept, eval_mode, watched
-from convatlas.measure.refusals import refusals
 from convatlas.measure.shapes import META
 from convatlas.measure.trace import ghost, tensors_in, to_meta
-from convatlas.randomness import preserved
+from convatlas.measure.watch import watched_pass
 
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)  # pyright: ignore[reportPrivateUsage]
 _PRODUCTS = {"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"}
@@ -90,16 +87,6 @@ def weight_layers(model: nn.Module, input_shape: tuple[int, ...] = (3, 224, 224)
     def place() -> str:
         return depths.open[-1][0] if depths.open else ""
 
-    watching = watched(model, depths.enter, depths.leave)
-    with (
-        preserved(),
-        attributes_kept(model),
-        eval_mode(model),
-        torch.no_grad(),
-        watching,
-        refusals(model, image, place),
-        META,
-        depths,
-    ):
+    with META, watched_pass(model, image, depths, place):
         output = functional_call(model, copies, image)
     return depths.of(output)

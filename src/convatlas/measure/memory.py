@@ -29,8 +29,9 @@ from torch.utils._pytree import tree_map_only
 from convatlas.errors import UsageError
 from convatlas.hooks import attributes_kept, eval_mode, train_mode
 from convatlas.measure.kernels import fused, unsure, workspace
+from convatlas.measure.refusals import refusals
 from convatlas.measure.shapes import META
-from convatlas.measure.trace import Inputs, ghost, refusals, tensors_in, to_meta
+from convatlas.measure.trace import Inputs, ghost, tensors_in, to_meta
 from convatlas.measure.watch import Watch
 from convatlas.randomness import preserved
 

@@ -19,11 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from convatlas.errors import UsageError
-from convatlas.hooks import attributes_kept, eval_mode, watched
-from convatlas.measure.refusals import refusals
 from convatlas.measure.shapes import META, hollow, shaped
-from convatlas.measure.watch import Watch
-from convatlas.randomness import preserved
+from convatlas.measure.watch import Watch, watched_pass
 
 Shape = tuple[int, ...]
 Inputs = Sequence[int] | Sequence[Sequence[int] | Tensor] | Tensor
@@ -270,16 +267,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
         def place() -> str:
             return recorder.stack[-1].name
 
-        watching = watched(model, recorder.enter, recorder.leave)
-        with (
-            preserved(),
-            attributes_kept(model),
-            eval_mode(model),
-            torch.no_grad(),
-            watching,
-            refusals(model, arguments, place),
-            recorder,
-        ):
+        with watched_pass(model, arguments, recorder, place):
             output = functional_call(model, copies, arguments)
     calls = recorder.stack[0].calls
     first = next(iter(tensors_in(output)), None)

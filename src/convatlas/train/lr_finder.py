@@ -67,7 +67,7 @@ def find_learning_rate(
     fabric = Fabric(
         accelerator=accelerator,
         devices=1,
-        precision="bf16-mixed" if speed.precision == "bf16" else "32-true",
+        precision=speed.engine,
     )
     trial = laid_out(copy.deepcopy(model), speed)
     # without momentum's warm-up or clipping the loss answers to the rate of this very step

@@ -170,8 +170,10 @@ def options(decided: Mapping[str, Any]) -> list[str]:
 
 
 def count(number: int) -> str:
-    """Examples:
-    >>> count(1), count(2)
-    ('1 process', '2 processes')
+    """So many, in words.
+
+    Examples:
+        >>> count(1), count(2)
+        ('1 process', '2 processes')
     """
     return "1 process" if number == 1 else f"{number} processes"

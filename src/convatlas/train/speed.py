@@ -44,6 +44,11 @@ class Speed:
     recompute: bool = False  # activations inside blocks are computed again for the backward pass
     reason: str = ""  # where this comes from, in a sentence
 
+    @property
+    def engine(self) -> Literal["bf16-mixed", "32-true"]:
+        """The precision as Fabric names it."""
+        return "bf16-mixed" if self.precision == "bf16" else "32-true"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for run.json."""
         return dataclasses.asdict(self) | {"float32": list(self.float32)}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
-import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -28,6 +26,8 @@ from convatlas.measure.trace import trace
 from convatlas.models import create_model, find
 from convatlas.randomness import generator, key, preserved
 from convatlas.train import agreement, checkpoint, processes
+from convatlas.train.command import check_same_command, command_for
+from convatlas.train.compute import Compute
 from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop
 from convatlas.train.observer import Observer
@@ -37,58 +37,10 @@ from convatlas.train.plan import check_wishes, plan
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RUN, RunFolder
 from convatlas.train.safety import Safety
-from convatlas.train.speed import Device, Speed, rule
+from convatlas.train.speed import Speed
 from convatlas.train.task import find_task
-from convatlas.train.tune import candidates, measured
 
 Notify = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Where and how a run is computed.
-
-    `devices` on each of `nodes` machines, a process for each; None: as many as torchrun or SLURM have started, or one.
-    `workers=None`: for images that are decoded while training, as many processes as a rank has cores, at most 8; none
-    for those that are held in memory. `convert_world`: go on with another number of processes than before.
-    `cache`: a folder in which decoded images are kept from run to run; it belongs to the run, which goes on with it.
-
-    `precision` is a wish; what else `Speed` has is settled by rule, or with `tune="full"` by measuring here. With
-    `checkpoint_activations` a step takes less memory and more time.
-    """
-
-    devices: int | None = None
-    accelerator: str = "auto"
-    strategy: str = "auto"
-    workers: int | None = None
-    cache: str | Path | None = None
-    precision: Literal["auto", "32", "bf16"] = "auto"
-    tune: Literal["rule", "full"] = "rule"
-    checkpoint_activations: bool = False
-    own_process: bool = False  # the command line's: only there the allocator may be set
-    nodes: int | None = None
-    convert_world: bool = False
-
-    @property
-    def world(self) -> int:
-        """How many processes share a batch: as many as have been started, or as are asked for."""
-        there = processes.launched()
-        local, nodes = (there.local, there.nodes) if there is not None else (None, None)
-        return (local or self.devices or 1) * (nodes or self.nodes or 1)
-
-    def check(self) -> None:
-        """Raise `UsageError` for what does not go together."""
-        if self.tune == "full" and self.world > 1:
-            raise UsageError(
-                "--tune full measures with one process, and several would each choose for themselves. Measure on one "
-                "device first (--epochs 1), then train with --from-run RUN."
-            )
-
-    def fabric(self, speed: Speed) -> Fabric:
-        """The engine, with all processes met."""
-        arranged = processes.arrangement(self.devices, self.nodes, self.strategy)
-        precision = "bf16-mixed" if speed.precision == "bf16" else "32-true"
-        return processes.engine(arranged, self.accelerator, precision)
 
 
 def begin(
@@ -128,11 +80,11 @@ def begin(
         where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
     )
     _check_trainable(data, validated=reading.get("val_share") != 0)
-    command = _command(
+    command = command_for(
         data, model, recipe, settings, seed, weights, options, safety, reading, find_rate, compute, like
     )
     if auto_resume and out is not None and (Path(out) / RUN).exists():
-        _check_command(Path(out), command)
+        check_same_command(Path(out), command)
         return resume(out, where=data, compute=compute, safety=safety, observer=observer, notify=notify)
     decision = plan(data, model, recipe, settings, seed, weights, options)
     final, spec = decision.recipe, find(decision.model)
@@ -172,7 +124,7 @@ def begin(
     if decision.start.learnt:
         start |= decision.start.read(data.classes).fill(network)
     start["held"] = list(held(network, final))
-    speed = _speed(network, decided, final, compute, like, observer)
+    speed = compute.settle(network, decided, final, like, observer)
     fabric = compute.fabric(speed)
     agreement.check_same(fabric, data.fingerprint, "begins a run")
     agreement.check_shares(fabric, final, len(data.train))
@@ -197,43 +149,6 @@ def begin(
     with agreement.together(fabric):
         _loop(folder, decided, data, fabric, compute, safety, observer, network).run()
     return folder
-
-
-def _command(
-    data: Data,
-    model: str | None,
-    recipe: str | Recipe,
-    settings: Mapping[str, Any] | None,
-    seed: int,
-    weights: str | None,
-    options: Mapping[str, Any] | None,
-    safety: Safety,
-    reading: Mapping[str, Any],
-    find_rate: bool,
-    compute: Compute,
-    like: str | os.PathLike[str] | None,
-) -> list[str]:
-    """The command that does the same again, also for a run that Python began. A folder for it is not named."""
-    fields = dict(settings or {})
-    if isinstance(recipe, Recipe):
-        fields = recipe.to_json() | fields
-        del fields["name"], fields["source"]
-    words = ["convatlas", "train", str(data.where)]
-    words += ["--model", model] if model else []
-    words += ["--recipe", recipe] if isinstance(recipe, str) else []
-    for option, chosen in (("--set", fields), ("--option", options or {})):
-        for field, value in chosen.items():
-            words += [option, f"{field}={value if isinstance(value, str) else json.dumps(value)}"]
-    words += ["--seed", str(seed)]
-    given = {**reading, "cache": compute.cache, "on_nan": safety.on_nan, "weights": weights}
-    usual = {"on_bad": "error", "val_share": 0.1, "on_nan": "stop"}
-    for option, value in given.items():
-        if value is not None and value != usual.get(option):
-            words += [f"--{option.replace('_', '-')}", str(value)]
-    words += ["--precision", compute.precision] if compute.precision != "auto" else []
-    words += ["--from-run", str(like)] if like is not None else []
-    flags = {"--find-lr": find_rate, "--checkpoint-activations": compute.checkpoint_activations}
-    return words + [flag for flag, given in flags.items() if given]
 
 
 def resume(
@@ -364,39 +279,6 @@ def _loop(
     )
 
 
-def _speed(
-    network: nn.Module,
-    decided: dict[str, Any],
-    recipe: Recipe,
-    compute: Compute,
-    like: str | os.PathLike[str] | None,
-    observer: Observer | None,
-) -> Speed:
-    """How the run is computed: as the run `like`, by rule, or as measured here; kept in `decided`."""
-    device = Device.here(compute.accelerator)
-    height, width = decided["preprocessing"]["size"]
-    per_process = max(recipe.batch_size // compute.world, 1)
-    shape = (per_process, decided["options"]["in_channels"], height, width)
-    speed = rule(network, shape, device, precision=compute.precision)
-    if like is not None and compute.precision == "auto":
-        other = RunFolder.open(os.fspath(like)).read_run()
-        if other["model"] == decided["model"]:  # of another network, only the recipe is repeated
-            speed = Speed.of_run(other)
-            speed = replace(speed, reason=f"as in {os.fspath(like)}: {speed.reason}")
-    if compute.checkpoint_activations:
-        speed = replace(speed, recompute=True)
-    if compute.tune == "full":
-        tried = candidates(network, speed, device)
-        if observer is not None:
-            observer.noted(f"measuring {len(tried)} ways to compute this, for two minutes or three")
-        job = {name: decided[name] for name in ("model", "options", "task", "recipe", "seed")}
-        job |= {"shape": shape, "classes": decided["data"]["classes"], "accelerator": compute.accelerator}
-        tuning = measured(tried, job)
-        speed, decided["tuning"] = tuning.chosen, tuning.to_json()
-    decided["speed"] = speed.to_json()
-    return speed
-
-
 def _cache(decided: Mapping[str, Any], compute: Compute) -> Path | None:
     """The folder of decoded images. Cached images may be smaller ones, so a run has them from its first step or not."""
     begun = decided.get("cache")
@@ -476,14 +358,3 @@ def _write(folder: RunFolder, data: Data, decided: dict[str, Any]) -> None:
     """What is known of a run before its first step."""
     folder.write_samples(data.samples_csv())
     folder.write_run(decided)
-
-
-def _check_command(out: Path, command: list[str]) -> None:
-    """Raise `UsageError` if the run at `out` was begun by another command."""
-    decided = RunFolder.open(out).read_run()
-    begun = decided.get("asked") or decided["command"]
-    if begun != command:
-        raise UsageError(
-            f"{out} holds a run that another command has begun: {shlex.join(map(str, begun))}. Choose another --out, "
-            f"or go on with that one: convatlas train --resume {out}"
-        )

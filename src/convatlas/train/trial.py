@@ -77,8 +77,7 @@ def _turn(network: nn.Module, speed: Speed, job: dict[str, Any], steps: int = TI
 
 def _timed(network: nn.Module, speed: Speed, job: dict[str, Any], steps: int) -> dict[str, Any]:
     recipe = replace(Recipe.from_json(job["recipe"]), lr=0.0, balance="none")
-    precision = "bf16-mixed" if speed.precision == "bf16" else "32-true"
-    fabric = Fabric(accelerator=job["accelerator"], devices=1, precision=precision)
+    fabric = Fabric(accelerator=job["accelerator"], devices=1, precision=speed.engine)
     images = _images(job["shape"], speed, job["seed"])
     labels = torch.arange(len(images)) % len(job["classes"])
     batch = Batch(images, labels, torch.arange(len(images))).to(fabric.device)
