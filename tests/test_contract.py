@@ -193,7 +193,7 @@ def grad_checkpointing(spec: Spec, network: Classifier, tmp_path: Path) -> None:
 
         def count(tensor: Tensor, name: str = name) -> Tensor:
             kept[name] += tensor.numel()
-            return tensor
+            return tensor.detach()  # an output itself would be held by its own graph, for ever
 
         torch.manual_seed(1)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):

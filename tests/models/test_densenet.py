@@ -118,7 +118,7 @@ def kept_for_backward(made: nn.Module, x: Tensor) -> int:
     def pack(tensor: Tensor) -> Tensor:
         nonlocal count
         count += tensor.numel()
-        return tensor
+        return tensor.detach()  # an output itself would be held by its own graph, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         made(x)

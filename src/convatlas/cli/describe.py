@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -126,7 +125,7 @@ def describe(
             {
                 "name": found.name,
                 "published": published(spec) if spec else {},
-                **({"memory": {name: asdict(memory) for name, memory in peaks.items()}} if peaks else {}),
+                **({"memory": {name: memory.to_json() for name, memory in peaks.items()}} if peaks else {}),
                 **cost.to_json(),
             }
         )
@@ -215,9 +214,13 @@ def _show(found: Target, cost: Measurement, whole: Measurement, peaks: Mapping[s
     console.show(table.rich_facts(whole, found.spec))
     console.show("")
     if peaks:
-        titles = ("peak memory", "all", "parameters", "optimiser", "the rest")
+        titles = ("peak memory", "all", "parameters", "optimiser", "the rest", "process, about")
         rows = [
-            (what, *map(table.bytes_text, (m.peak, m.parameters + m.buffers, m.optimizer, m.passing)))
+            (
+                what,
+                *map(table.bytes_text, (m.peak, m.parameters + m.buffers, m.optimizer, m.passing)),
+                "" if m.resident is None else table.bytes_text(m.resident),
+            )
             for what, m in peaks.items()
         ]
         console.show(console.table(titles, rows))
