@@ -12,8 +12,17 @@ from torch import nn
 
 from convatlas.audit import Check, audit, table
 from convatlas.audit.counted import Counted, counted
-from convatlas.audit.explained import EXPLAINED, Explanation, cut, without_classifier, without_normalisation
+from convatlas.audit.explained import (
+    EXPLAINED,
+    Explanation,
+    cut,
+    of_the_authors_blocks,
+    without_classifier,
+    without_normalisation,
+)
 from convatlas.errors import UsageError
+from convatlas.measure import measure
+from convatlas.models import create_model
 from convatlas.models.lenet import LeNet5
 from convatlas.registry import _SPECS, Paper, Published, find, register, specs
 
@@ -76,6 +85,31 @@ def test_an_explanation_has_to_give_the_printed_figure(
     (check,) = claimed(params="61K")
     assert check.verdict == verdict
     assert check.why == ("digits are cut off" if verdict == "explained" else "")
+
+
+@pytest.mark.parametrize(
+    ("gives", "verdict"), [(62_200, "explained"), (62_300, "differs"), (59_700, "differs")]
+)
+def test_a_rough_table_is_explained_by_what_is_near(
+    claimed: Claimed, monkeypatch: pytest.MonkeyPatch, gives: int, verdict: str
+) -> None:
+    row = Explanation("a rough table", lambda of: gives, within=0.02)
+    monkeypatch.setitem(EXPLAINED, ("planted", "params"), row)
+    (check,) = claimed(params="61K")
+    assert check.verdict == verdict
+
+
+def test_shufflenets_authors_have_unequal_halves() -> None:
+    """Their first block built and measured: 24 channels on one side, the other 92 on the other."""
+    of = counted("shufflenet_v2_x1_0")
+    with torch.device("meta"):
+        network = create_model("shufflenet_v2_x1_0")
+        first = network.features.stage2[0]
+        first.shortcut.conv.conv = nn.Conv2d(24, 24, 1, bias=False)
+        first.shortcut.conv.bn = nn.BatchNorm2d(24)
+        first.branch.conv2.conv = nn.Conv2d(58, 92, 1, bias=False)
+        first.branch.conv2.bn = nn.BatchNorm2d(92)
+    assert of_the_authors_blocks(of) == measure(network, (3, 224, 224)).macs + 1024 * 7 * 7 == 145_864_472
 
 
 def test_an_explanation_of_what_holds_is_not_used(claimed: Claimed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def compared(subject: str, figure: str, printed: str, exact: int, of: Counted) -
     if agrees(exact, printed):
         return check(status="holds")
     known = EXPLAINED.get((subject, figure))
-    if known is not None and agrees(known.reproduce(of), printed):
+    if known is not None and known.gives(printed, of):
         return check(status="differs", why=known.why)
     text, error = RECORDED.get((subject, figure), ("", ""))
     return check(status="differs", why=errors()[error].correct if text == printed else "")

@@ -153,7 +153,7 @@ for factor, widths, params, macs, error in (
         image=224,
         published=Published(
             params=params,
-            unaccounted={"macs": macs},
+            macs=macs,
             top1_error_pct=error,
             test="ILSVRC-2012 val",
             source="tables 5 and 8",

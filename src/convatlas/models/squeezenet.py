@@ -178,9 +178,7 @@ _register(
     partial(SqueezeNet, stem="cifar"),
     image=32,
     classes=10,
-    published=Published(
-        unaccounted={"params": "768K"}, error_pct="11.40", test="CIFAR-10 test, augmented", source=SIMPNET
-    ),
+    published=Published(params="768K", error_pct="11.40", test="CIFAR-10 test, augmented", source=SIMPNET),
     summary="version 1.1 without the first two halvings, the SimpNet paper's 'default'",
 )
 _register(
