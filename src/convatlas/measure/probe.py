@@ -190,7 +190,11 @@ _MEANS = {"max_pool1d": 1, "max_pool2d": 2, "max_pool3d": 3}
 
 
 class _Linear(TorchFunctionMode):
-    """Gives every non-linear function a linear one with the same connections."""
+    """Gives every non-linear function a linear one with the same connections.
+
+    On the way back each convolution is told only from which units a gradient comes, as 1: a thousand layers would make
+    those at the rim of a field too small for float64.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -203,11 +207,16 @@ class _Linear(TorchFunctionMode):
             return _POOLS[name](args[0], args[1] if len(args) > 1 else kwargs["output_size"])
         if (axes := _MEANS.get(name.removesuffix("_with_indices"))) is not None:
             return _mean(axes, *args, **kwargs)
-        return func(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if name.startswith("conv") and output.requires_grad:
+            output.register_hook(torch.sign)
+        return output
 
 
 def _sum(operands: Sequence[Tensor]) -> Tensor:
     """All that is not a gate: what is one number where another operand has a map is left out."""
+    axes = max(tensor.ndim for tensor in operands)
+    operands = [tensor[(None,) * (axes - tensor.ndim)] for tensor in operands]
     largest = max(operands, key=lambda tensor: tensor.numel())
     total = largest
     for tensor in operands:
