@@ -218,7 +218,7 @@ PAPER = Paper(
 )
 # The columns "params" and "ops" of table 1. K is 1,024, and six numbers of parameters are only near what the channels
 # give, by up to 2 %: those of 3b, 4a, 4b, 4d, 4e and 5b.
-ROWS: dict[str, tuple[str | None, str]] = {
+ROWS: dict[str, tuple[str, str]] = {
     "features.conv1": ("2.7K", "34M"),
     "features.conv2": ("112K", "360M"),
     "features.inception3a": ("159K", "128M"),
@@ -244,7 +244,7 @@ register(
         test="ILSVRC-2014 val, one network, one crop",
         other_errors_pct={"top-5, ILSVRC-2014 test, 7 networks, 144 crops": "6.67"},
         source="tables 1 to 3",
-        params_by_layer={path: params for path, (params, _) in ROWS.items() if params},
+        params_by_layer={path: params for path, (params, _) in ROWS.items()},
         macs_by_layer={path: macs for path, (_, macs) in ROWS.items()},
     ),
     summary="the paper's: 5x5 convolutions, local response normalisation, two auxiliary heads",
