@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ import torch
 
 from convatlas.data import Batch, open_data
 from convatlas.data.dataset import Split
-from convatlas.files import AppendLog
-from convatlas.train import Compute, Safety, begin, resume
+from convatlas.files import AppendLog, newest
+from convatlas.train import Compute, Safety, begin, checkpoint, resume
 from convatlas.train.task import Classification
 
 # without momentum, small differences of a first step stay small
@@ -103,6 +104,26 @@ def train(
     else:
         begin(data, model=model, out=out, seed=7, settings={**SMALL, **(settings or {})}, **common)
     return told
+
+
+def train_with_a_late_one(rank: int, out: str) -> list[str]:
+    """Begin a run in which rank 1 looks for a checkpoint only when rank 0 could have written one, or after seconds.
+
+    Gives what rank 1 finds.
+    """
+    load, found = checkpoint.load, list[str]()
+
+    def late(parent: Path, *others: Any) -> Any:
+        if rank == 1:
+            end = time.monotonic() + 3
+            while newest(parent)[0] is None and time.monotonic() < end:
+                time.sleep(0.02)
+            found.extend(path.name for path in parent.glob("*"))
+        return load(parent, *others)
+
+    checkpoint.load = late
+    train(rank, out, devices=2)
+    return found
 
 
 def train_on_own_images(rank: int, out: str, devices: int) -> None:

@@ -168,6 +168,12 @@ def test_what_rank_zero_cannot_do_fails_everywhere(ranks: Ranks, tmp_path: Path)
     assert all("a file of that name is in the way" in output for output in outputs)
 
 
+def test_one_that_is_late_finds_what_the_others_found(ranks: Ranks, tmp_path: Path) -> None:
+    """Rank 0 writes its first checkpoint only when all have looked for one, or they would wait for each other."""
+    found = ranks.run("reliability.group_work:train_with_a_late_one", 2, out=str(tmp_path / "run"))
+    assert found == [[], []]
+
+
 def test_other_images_at_one_process_are_refused_by_all(ranks: Ranks, tmp_path: Path) -> None:
     codes, outputs, _ = ranks.outcome(
         "reliability.group_work:train_on_own_images", 2, out=str(tmp_path / "run"), devices=2

@@ -326,6 +326,7 @@ class Loop:
     def _restore(self) -> None:
         """Take the newest whole checkpoint, if there is one; forget what lies after it."""
         state, damaged = checkpoint.load(self.folder.checkpoints, self.plain, self.optimizer, self.ema)
+        self.fabric.barrier()  # all have looked before rank 0 writes or forgets: they find the same
         for folder in damaged:
             self.observer.noted(f"{folder.name} is damaged and was passed over")
         if state is None:
@@ -343,7 +344,6 @@ class Loop:
         if self.fabric.is_global_zero:
             forget_after(self.folder.checkpoints, state.step)
             forget_after(self.folder.path / "best", state.validated)
-        self.fabric.barrier()
 
     def _here(self) -> dict[str, Any]:
         """What the bits depend on, beside the run's own settings; fields of `State`."""
