@@ -179,7 +179,7 @@ def test_measuring_chooses_and_the_choice_is_repeated(
     def without_compiler(*given: Any) -> list[Speed]:
         return [each for each in eager(*given) if not each.compile]
 
-    monkeypatch.setattr("convatlas.train.start.candidates", without_compiler)
+    monkeypatch.setattr("convatlas.train.compute.candidates", without_compiler)
     recipe = Recipe(name="short", epochs=1, batch_size=16, lr=0.01, image_size=32)
     begin(
         pictures,
