@@ -1,11 +1,12 @@
 """Write the tables of the pages from the code: `python docs/tables.py`, or with --check compare only.
 
 A page has its table between `<!-- table: NAME -->` and `<!-- end of table -->`; the prose is by hand. NAME is a family,
-or one of the tables of `audit.md`, `lectures.md` and `lint.md`.
+or one of the tables of `audit.md`, `lectures.md`, `lint.md` and `measure.md`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import Counter
@@ -250,7 +251,29 @@ def rules() -> str:
     )
 
 
+def reports() -> str:
+    """Seconds and memory of a report on a network, by tool: the newest run of `benchmarks/inspection.py`."""
+    newest = max((PAGES.parents[1] / "benchmarks" / "results").glob("inspection-*.json"))
+    run = json.loads(newest.read_text())
+    tools = list(next(iter(run["medians"].values())))
+    rows = [
+        [
+            f"`{network}`",
+            *(f"{found[tool]['seconds']:.3f} s, {found[tool]['extra_mib']:.0f} MiB" for tool in tools),
+        ]
+        for network, found in run["medians"].items()
+    ]
+    machine, canon = run["machine"], run["canon"]
+    said = (
+        f"Medians of {run['runs']} runs in turn, {run['date']}, {machine['processor']}, {machine['cores']} cores. All "
+        f"{canon['networks']:.0f} networks of the canon, built without content and measured in one process: "
+        f"{canon['seconds']:.1f} s."
+    )
+    return audit_table.markdown(("network", *tools), rows) + "\n\n" + said
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "reports": reports,
     "lint_rules": rules,
     "lint_paper": lambda: linted([f"simpnet_{name}" for name in OF_THE_PAPER]),
     "lint_others": lambda: linted(OF_OTHERS),
@@ -283,7 +306,7 @@ def filled(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    others = [PAGES.parent / name for name in ("audit.md", "lectures.md", "lint.md")]
+    others = [PAGES.parent / name for name in ("audit.md", "lectures.md", "lint.md", "measure.md")]
     pages = [*sorted(PAGES.glob("*.md")), *(page for page in others if page.exists())]
     stale = [page for page in pages if filled(page.read_text()) != page.read_text()]
     for page in stale:
