@@ -269,7 +269,7 @@ def reports() -> str:
         f"{canon['networks']:.0f} networks of the canon, built without content and measured in one process: "
         f"{canon['seconds']:.1f} s."
     )
-    return audit_table.markdown(("network", *tools), rows) + "\n\n" + said
+    return audit_table.markdown(("network", *tools), rows) + "\n" + said
 
 
 TABLES: dict[str, Callable[[], str]] = {

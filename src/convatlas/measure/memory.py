@@ -9,7 +9,7 @@ Attention and LSTMs are done by the kernels that a CPU takes (`kernels`), which 
 would.
 
 What is not seen: scratch memory inside one operation, and what an allocator keeps in reserve. `resident` allows for
-the latter.
+both.
 """
 
 from __future__ import annotations
