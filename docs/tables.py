@@ -112,7 +112,6 @@ def by_family() -> str:
         "hold",
         "differ, explained",
         "differ",
-        "no way of counting",
         "need the training",
     )
     rows = [
@@ -127,12 +126,6 @@ def by_family() -> str:
 def differences() -> str:
     """Figures that are not ours, and why."""
     return marked(audit_table.HEADER, audit_table.cells(c for c in figures() if c.status == "differs"))
-
-
-def unaccounted() -> str:
-    """Figures that no way of counting gives."""
-    rows = audit_table.cells(check for check in figures() if check.status == "unaccounted")
-    return marked(audit_table.HEADER[:4], [row[:4] for row in rows])
 
 
 def holding() -> str:
@@ -279,7 +272,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "lint_others": lambda: linted(OF_OTHERS),
     "audit_families": by_family,
     "audit_differences": differences,
-    "audit_unaccounted": unaccounted,
     "audit_holding": holding,
     "lectures": the_lectures,
     "lectures_counts": counted_claims,

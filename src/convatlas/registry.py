@@ -36,9 +36,6 @@ class Published:
     percent, with the test that gave them in `test` ("ILSVRC-2012 val, single scale"), further ones by their test in
     `other_errors_pct`. `layers` counts weight layers on the longest path. Figures of single modules go into
     `params_by_layer` and `macs_by_layer`, by the module's path in the network.
-
-    `unaccounted` holds counts that are printed too and that no way of counting gives, by their names in the audit
-    ("macs", "params of features.inception3b"): they are shown as such, and claimed by nobody.
     """
 
     params: str | None = None
@@ -52,7 +49,6 @@ class Published:
     source: str | None = None  # table or section of the paper
     params_by_layer: Mapping[str, str] = field(default_factory=dict)
     macs_by_layer: Mapping[str, str] = field(default_factory=dict)
-    unaccounted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

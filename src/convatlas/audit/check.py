@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
 from convatlas.audit.counted import Counted, counted
 from convatlas.audit.explained import EXPLAINED, RECORDED
-from convatlas.audit.lectures import errors
+from convatlas.audit.lectures import remark
 from convatlas.models import find, specs
 from convatlas.models.printed import agrees, rounded
 from convatlas.registry import Spec
 
-Status = Literal["holds", "differs", "unaccounted", "not computable"]
+Status = Literal["holds", "differs", "not computable"]
 ERRORS = {"top1_error_pct": "top-1 error", "top5_error_pct": "top-5 error", "error_pct": "error"}
 NEEDS_TRAINING = "needs the training"
-NO_WAY = "no way of counting that was tried gives it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,8 @@ def audit(*names: str) -> list[Check]:
     """Check the printed figures of the networks of these names, or of all, in the order of `list_models`.
 
     A difference is explained only by code of `explained.py` that reproduces the printed figure (or comes near, in a
-    rough table), or by a slip of the lecture that printed it. Raises `UsageError` for an unknown name.
+    rough table; or gives what the authors printed later), or by a recorded remark on the lecture that shows it. Raises
+    `UsageError` for an unknown name.
 
     Examples:
         >>> [check.status for check in audit("lenet5_1998")][:2]
@@ -78,22 +78,12 @@ def _checks(spec: Spec) -> Iterator[Check]:
     for figure, printed, count in figures:
         if printed is not None:
             yield compared(spec.name, figure, printed, count(), of)
-    for figure, printed in published.unaccounted.items():
-        check = compared(spec.name, figure, printed, _count(of, figure), of)
-        yield replace(check, status="unaccounted", why=NO_WAY) if check.unexplained else check
     for field, figure in ERRORS.items():
         if printed := getattr(published, field):
             test = f" ({published.test})" if published.test else ""
             yield Check(spec.name, figure + test, printed, "not computable", why=NEEDS_TRAINING)
     for test, printed in published.other_errors_pct.items():
         yield Check(spec.name, f"error ({test})", printed, "not computable", why=NEEDS_TRAINING)
-
-
-def _count(of: Counted, figure: str) -> int:
-    """The count that a figure's name means: "params", "macs", or either "of" a module."""
-    what, _, path = figure.partition(" of ")
-    whole, part = (of.params, of.params_of) if what == "params" else (of.macs, of.macs_of)
-    return part(path) if path else whole
 
 
 def compared(subject: str, figure: str, printed: str, exact: int, of: Counted) -> Check:
@@ -104,5 +94,5 @@ def compared(subject: str, figure: str, printed: str, exact: int, of: Counted) -
     known = EXPLAINED.get((subject, figure))
     if known is not None and known.gives(printed, of):
         return check(status="differs", why=known.why)
-    text, error = RECORDED.get((subject, figure), ("", ""))
-    return check(status="differs", why=errors()[error].correct if text == printed else "")
+    text, key = RECORDED.get((subject, figure), ("", ""))
+    return check(status="differs", why=remark(key) if text == printed else "")

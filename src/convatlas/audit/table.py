@@ -12,12 +12,12 @@ from convatlas.audit.slips import VERDICTS, Finding, Lectures, Slip, lecture_lab
 
 HEADER = ("network", "figure", "printed", "ours", "result", "why")
 LECTURE_HEADER = ("entry", "claim", "stated", "ours", "result", "why", "lectures")
-VERDICTS_OF_FIGURES = ("holds", "explained", "differs", "unaccounted", "not computable")
+VERDICTS_OF_FIGURES = ("holds", "explained", "differs", "not computable")
 SLIP_HEADER = ("slip", "what is said", "what is right", "basis", "lectures")
 
 
 def counts(checks: Iterable[Check]) -> dict[str, int]:
-    """How many figures hold, differ with an explanation, differ, follow from no counting, and cannot be computed."""
+    """How many figures hold, differ with an explanation, differ, and cannot be computed."""
     verdicts = Counter(check.verdict for check in checks)
     return {verdict: verdicts[verdict] for verdict in VERDICTS_OF_FIGURES}
 
@@ -30,13 +30,7 @@ def summary(checks: Iterable[Check]) -> str:
         '0 printed figures: 0 hold, 0 differ and are explained'
     """
     found = counts(checks)
-    words = (
-        "hold",
-        "differ and are explained",
-        "differ",
-        "follow from no way of counting",
-        "need the training",
-    )
+    words = ("hold", "differ and are explained", "differ", "need the training")
     said = ", ".join(
         f"{found[verdict]} {word}" for verdict, word in zip(VERDICTS_OF_FIGURES, words, strict=True)
     )

@@ -182,18 +182,10 @@ def facts(measurement: Measurement, spec: Spec | None = None) -> list[tuple[str,
     published, unused = spec.published if spec is not None else None, measurement.unused_params
     figures: list[tuple[str, str, str | None]] = [
         ("input", shape_text(measurement.input_shape), ""),
-        (
-            "parameters",
-            f"{measurement.params - unused:,}",
-            published and (published.params or published.unaccounted.get("params")),
-        ),
+        ("parameters", f"{measurement.params - unused:,}", published and published.params),
         ("parameters unused in evaluation", f"{unused:,}" if unused else "", ""),
         ("frozen parameters", _dashed(frozen(measurement)), ""),
-        (
-            "MACs",
-            _at_least(measurement.macs, measurement),
-            published and (published.macs or published.unaccounted.get("macs")),
-        ),
+        ("MACs", _at_least(measurement.macs, measurement), published and published.macs),
         (
             "other operations",
             _at_least(measurement.operations, measurement) if measurement.operations else "",

@@ -136,8 +136,8 @@ _register(
     "bn_inception_paper",
     partial(BNInception, FIGURE_5, separable=True),
     published=Published(
+        params="13.6M",
         macs="2.0×10^9",
-        unaccounted={"params": "13.6M"},
         top1_error_pct="25.2",
         top5_error_pct="7.82",
         test="ILSVRC-2012 val, 1-crop",
