@@ -11,14 +11,16 @@ the rates below are 2000 times theirs, as factors of Muon's. The decay is theirs
 
 RECIPE, `speedrun`, is the same but for our choices:
 
-- A batch is worked through in 20 pieces of 100 images, whose maps stay in the cache. BatchNorm has the statistics of
-  a piece; a share of 0.025 in the running ones is as fast as the paper's 0.4 a batch.
-- For three quarters of the training the network sees windows of 28 pixels at a random place, in place of 32 with a
-  reflected border: 75 % of the arithmetic.
-- In the last quarter the first block is held, so that the backward pass ends behind it.
+- Batches of 500, worked through in 4 pieces of 125 whose maps stay in the cache. A graphics card needs large batches
+  to be busy; a processor does not, and 800 small steps go further than 200 large ones. Rates are those of the smaller
+  batch, and momentum of what Muon does not move lasts longer. BatchNorm has the statistics of a piece; a share of 0.03
+  in the running ones is as fast as the paper's 0.4 a batch.
+- The network sees windows of 24 pixels at a random place for three epochs, of 28 for three, and 32 with a reflected
+  border for the last two: 73 % of the arithmetic.
+- Label smoothing of 0.1: there is no time to overfit.
 - Only the last epoch is validated.
 
-It has 77 % of the paper's arithmetic; see the documentation's page on the speedrun for what was measured.
+See the documentation's page on the speedrun for what was measured.
 """
 
 from dataclasses import replace
@@ -57,15 +59,23 @@ PAPER = Recipe(
     alternate_flip=True,
 )
 
+SMALL_BATCH = 500
+SMALL_RATE = 0.12
+
 RECIPE = replace(
     PAPER,
     name="speedrun",
-    source="Jordan 2024, arXiv 2404.00498, and its author's later variant with Muon; pieces, windows and the early "
-    "end of the first block are ours",
-    options=(("norm_momentum", 0.025),),
-    accumulate=20,
-    sizes=((0, 28), (3 / 4, 32)),
+    source="Jordan 2024, arXiv 2404.00498, and its author's later variant with Muon; small batches, windows and less "
+    "smoothing are ours",
+    options=(("norm_momentum", 0.03),),
+    batch_size=SMALL_BATCH,
+    accumulate=4,
+    lr=SMALL_RATE,
+    momentum=0.9,
+    rates=(("head.*", 0.67 * SMALL_BATCH / SMALL_RATE), ("*.bias", 0.053 * SMALL_BATCH / SMALL_RATE)),
+    weight_decay=2e-6 * SMALL_BATCH / SMALL_RATE,
+    label_smoothing=0.1,
+    sizes=((0, 24), (3 / 8, 28), (3 / 4, 32)),
     shrink="window",
-    hold_from=(WHITENING, ("features.block1.*", 3 / 4)),
     validate_every=8,
 )
