@@ -104,6 +104,11 @@ def marked(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
+def family_of(check: Check) -> str:
+    """The family of a figure's network."""
+    return find(check.subject).family
+
+
 def by_family() -> str:
     """How the figures of each family fare."""
     header = (
@@ -111,16 +116,23 @@ def by_family() -> str:
         "figures",
         "hold",
         "differ, explained",
+        "given by no counting",
         "differ",
         "need the training",
     )
     rows = [
         [family, str(len(checks)), *(str(number) for number in audit_table.counts(checks).values())]
-        for family, group in groupby(figures(), key=lambda check: find(check.subject).family)
+        for family, group in groupby(sorted(figures(), key=family_of), key=family_of)
         if (checks := list(group))
     ]
     totals = [str(number) for number in (len(figures()), *audit_table.counts(figures()).values())]
     return marked(header, [*sorted(rows), ["all", *totals]])
+
+
+def recorded() -> str:
+    """Figures that no way of counting gives, and what is known of them."""
+    rows = audit_table.cells(check for check in figures() if check.status == "recorded")
+    return marked([*audit_table.HEADER[:4], "what is known"], [[*row[:4], row[5]] for row in rows])
 
 
 def differences() -> str:
@@ -272,6 +284,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lint_others": lambda: linted(OF_OTHERS),
     "audit_families": by_family,
     "audit_differences": differences,
+    "audit_recorded": recorded,
     "audit_holding": holding,
     "lectures": the_lectures,
     "lectures_counts": counted_claims,

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any, Literal
 
 from convatlas.audit.counted import Counted, counted
-from convatlas.audit.explained import EXPLAINED, RECORDED
-from convatlas.audit.lectures import remark
+from convatlas.audit.explained import EXPLAINED, RECORDED, SLIPS
+from convatlas.audit.lectures import errors
 from convatlas.models import find, specs
 from convatlas.models.printed import agrees, rounded
 from convatlas.registry import Spec
 
-Status = Literal["holds", "differs", "not computable"]
+Status = Literal["holds", "differs", "recorded", "not computable"]
 ERRORS = {"top1_error_pct": "top-1 error", "top5_error_pct": "top-5 error", "error_pct": "error"}
 NEEDS_TRAINING = "needs the training"
 
@@ -24,7 +24,8 @@ class Check:
     """One printed figure of `subject`, a network.
 
     `ours` is in the unit and at the precision of `printed`, `exact` as counted. `why` explains a difference, or why
-    there is nothing to compare; a difference without it is unexplained.
+    there is nothing to compare; a difference without it is unexplained. "recorded" is a difference that is known
+    as it is, and that no way of counting gives.
     """
 
     subject: str
@@ -53,9 +54,8 @@ class Check:
 def audit(*names: str) -> list[Check]:
     """Check the printed figures of the networks of these names, or of all, in the order of `list_models`.
 
-    A difference is explained only by code of `explained.py` that reproduces the printed figure (or comes near, in a
-    rough table; or gives what the authors printed later), or by a recorded remark on the lecture that shows it. Raises
-    `UsageError` for an unknown name.
+    A difference is explained only by code of `explained.py` that reproduces the printed figure, or by a slip of the
+    lecture that printed it. Raises `UsageError` for an unknown name.
 
     Examples:
         >>> [check.status for check in audit("lenet5_1998")][:2]
@@ -91,8 +91,11 @@ def compared(subject: str, figure: str, printed: str, exact: int, of: Counted) -
     check = partial(Check, subject, figure, printed, ours=rounded(exact, printed), exact=exact)
     if agrees(exact, printed):
         return check(status="holds")
-    known = EXPLAINED.get((subject, figure))
-    if known is not None and known.gives(printed, of):
-        return check(status="differs", why=known.why)
-    text, key = RECORDED.get((subject, figure), ("", ""))
-    return check(status="differs", why=remark(key) if text == printed else "")
+    explanation = EXPLAINED.get((subject, figure))
+    if explanation is not None and explanation.gives(printed, of):
+        return check(status="differs", why=explanation.why)
+    for status, table in (("differs", SLIPS), ("recorded", RECORDED)):
+        known = table.get((subject, figure))
+        if known is not None and (known.printed, known.ours) == (printed, rounded(exact, printed)):
+            return check(status=status, why=errors()[known.why].correct if table is SLIPS else known.why)
+    return check(status="differs")

@@ -96,15 +96,6 @@ def reference(entry: str, what: str) -> tuple[Any, str]:
     raise KeyError(f"{entry}: {what}")
 
 
-def remark(key: str) -> str:
-    """What is right where a lecture errs, or what an entry leaves open: "googlenet error 3", "zfnet ambiguous 1".
-
-    Raises `KeyError` where there is no such remark.
-    """
-    entry, kind, number = key.rsplit(" ", 2)
-    return errors()[key].correct if kind == "error" else entries()[entry].ambiguous[int(number) - 1]
-
-
 @cache
 def errors() -> dict[str, LectureError]:
     """Every error of the lectures by its key."""

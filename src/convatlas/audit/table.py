@@ -12,12 +12,12 @@ from convatlas.audit.slips import VERDICTS, Finding, Lectures, Slip, lecture_lab
 
 HEADER = ("network", "figure", "printed", "ours", "result", "why")
 LECTURE_HEADER = ("entry", "claim", "stated", "ours", "result", "why", "lectures")
-VERDICTS_OF_FIGURES = ("holds", "explained", "differs", "not computable")
+VERDICTS_OF_FIGURES = ("holds", "explained", "recorded", "differs", "not computable")
 SLIP_HEADER = ("slip", "what is said", "what is right", "basis", "lectures")
 
 
 def counts(checks: Iterable[Check]) -> dict[str, int]:
-    """How many figures hold, differ with an explanation, differ, and cannot be computed."""
+    """How many figures hold, differ with an explanation, are given by no counting, differ, and cannot be computed."""
     verdicts = Counter(check.verdict for check in checks)
     return {verdict: verdicts[verdict] for verdict in VERDICTS_OF_FIGURES}
 
@@ -27,10 +27,16 @@ def summary(checks: Iterable[Check]) -> str:
 
     Examples:
         >>> summary([]).partition(', 0 differ,')[0]
-        '0 printed figures: 0 hold, 0 differ and are explained'
+        '0 printed figures: 0 hold, 0 differ and are explained, 0 are given by no way of counting'
     """
     found = counts(checks)
-    words = ("hold", "differ and are explained", "differ", "need the training")
+    words = (
+        "hold",
+        "differ and are explained",
+        "are given by no way of counting",
+        "differ",
+        "need the training",
+    )
     said = ", ".join(
         f"{found[verdict]} {word}" for verdict, word in zip(VERDICTS_OF_FIGURES, words, strict=True)
     )

@@ -223,6 +223,7 @@ _register(
     "fractalnet21_cifar",
     partial(FractalNet, 3),
     published=Published(
+        params="38.6M",
         error_pct="4.60",
         other_errors_pct={
             "CIFAR-10": "7.33",

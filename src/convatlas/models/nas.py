@@ -157,6 +157,8 @@ register(
     family="nas",
     image=32,
     classes=10,
-    published=Published(params="4.2M", error_pct="5.50", test="CIFAR-10 test, augmented", source="table 1"),
+    published=Published(
+        params="4.2M", layers=15, error_pct="5.50", test="CIFAR-10 test, augmented", source="table 1"
+    ),
     summary="15 layers with rectangular filters and many skip connections, no strides, no pooling (figure 7)",
 )
