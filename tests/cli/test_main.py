@@ -13,6 +13,7 @@ import typer
 
 from convatlas import __version__, errors
 from convatlas.cli import main
+from convatlas.cli.process import SPINS
 
 HEAVY = (
     "torch",
@@ -200,15 +201,21 @@ def test_the_environment_is_given_back(
     verb: Callable[[Callable[[], object]], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for before, within in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
-        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-        if before:
-            monkeypatch.setenv("OMP_WAIT_POLICY", before)
-        seen: list[str] = []
-        verb(lambda seen=seen: seen.append(os.environ["OMP_WAIT_POLICY"]))
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for before, within in (
+        ({}, (None, SPINS)),
+        ({"GOMP_SPINCOUNT": "7"}, (None, "7")),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
+    ):
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in before.items():
+            monkeypatch.setenv(name, value)
+        seen: list[tuple[str | None, ...]] = []
+        verb(lambda seen=seen: seen.append(tuple(os.environ.get(name) for name in names)))
         assert run("fail") == 0
         assert seen == [within]
-        assert os.environ.get("OMP_WAIT_POLICY") == before
+        assert {name: os.environ[name] for name in names if name in os.environ} == before
 
 
 def test_streams_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

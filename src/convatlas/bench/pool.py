@@ -28,7 +28,7 @@ from convatlas.errors import ConvAtlasError, ResourceError
 QUIET = 0.12  # cores: blocks in which others took more are dropped
 STOPPED = 5.0  # seconds that a group may take to stop
 PATIENCE = 600.0  # seconds for one block or a start; then something hangs
-_OWN_SETTINGS = ("OMP_WAIT_POLICY",)  # that the command line makes for itself; see cli/main.py
+_OWN_SETTINGS = ("GOMP_SPINCOUNT",)  # that the command line makes for itself; see cli/main.py
 
 
 @dataclass(frozen=True, slots=True)
