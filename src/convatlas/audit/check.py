@@ -94,8 +94,9 @@ def compared(subject: str, figure: str, printed: str, exact: int, of: Counted) -
     explanation = EXPLAINED.get((subject, figure))
     if explanation is not None and explanation.gives(printed, of):
         return check(status="differs", why=explanation.why)
-    for status, table in (("differs", SLIPS), ("recorded", RECORDED)):
-        known = table.get((subject, figure))
-        if known is not None and (known.printed, known.ours) == (printed, rounded(exact, printed)):
-            return check(status=status, why=errors()[known.why].correct if table is SLIPS else known.why)
+    slip, recorded = SLIPS.get((subject, figure)), RECORDED.get((subject, figure))
+    if slip is not None and slip.fits(printed, exact):
+        return check(status="differs", why=errors()[slip.why].correct)
+    if recorded is not None and recorded.fits(printed, exact):
+        return check(status="recorded", why=recorded.why)
     return check(status="differs")

@@ -20,7 +20,7 @@ from torch import nn
 
 from convatlas.audit.counted import Counted, counted
 from convatlas.measure import measure
-from convatlas.models.printed import agrees
+from convatlas.models.printed import agrees, rounded
 
 
 class Explanation(NamedTuple):
@@ -40,6 +40,10 @@ class Known(NamedTuple):
     printed: str
     ours: str
     why: str
+
+    def fits(self, printed: str, exact: int) -> bool:
+        """Whether it is this very difference."""
+        return (self.printed, self.ours) == (printed, rounded(exact, printed))
 
 
 # --- ways of counting ---------------------------------------------------------------------------------------
