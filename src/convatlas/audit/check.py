@@ -55,7 +55,7 @@ def audit(*names: str) -> list[Check]:
     """Check the printed figures of the networks of these names, or of all, in the order of `list_models`.
 
     A difference is explained only by code of `explained.py` that reproduces the printed figure, or by a slip of the
-    lecture that printed it. Raises `UsageError` for an unknown name.
+    lecture that printed it; the status "recorded" is neither. Raises `UsageError` for an unknown name.
 
     Examples:
         >>> [check.status for check in audit("lenet5_1998")][:2]

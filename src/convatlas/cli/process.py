@@ -33,14 +33,14 @@ def keep_memory() -> None:
         allocator.keep()
 
 
-SPINS = "10000"  # some 30 microseconds; libgomp's own is 300,000
+SPINS = "10000"  # libgomp's own is 300,000; measured in docs/design/threads.md
 
 
 @contextmanager
 def patient_threads() -> Generator[None]:
     """Let OpenMP's threads sleep soon while they wait for each other, unless the user has said how they wait.
 
-    By default they spin for a millisecond, and where other programs want the same cores a training step is spent
+    By default they spin for long, and where other programs want the same cores a training step is spent
     spinning. Where they sleep at once, an idle machine loses a fifth to waking them. The results are the same bits.
     OpenMP reads this when torch is loaded, so the process of the command line is the place to set it.
     """
