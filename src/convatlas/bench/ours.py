@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from convatlas import allocator
 from convatlas.bench.cell import Cell
 from convatlas.bench.feeds import noise
 from convatlas.bench.gate import ENDLESS, Gate
@@ -24,6 +23,7 @@ from convatlas.data import Batch, Batches, Data, Preprocessing, open_data, stati
 from convatlas.errors import UsageError
 from convatlas.measure.timing import prepared
 from convatlas.train import Compute, Observer, Recipe, RunFolder, agreement
+from convatlas.train.computed import arrange_memory
 from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop
 from convatlas.train.speed import Device, Speed, rule
@@ -73,8 +73,8 @@ def training(model: nn.Module, cell: Cell, gate: Gate, root: Path, *, own_proces
     `own_process`: it was started for this by the command line, so its allocator may be set.
     """
     recipe, speed = recipe_for(cell), speed_for(model, cell)
-    if own_process and speed.keep_memory:
-        allocator.keep()
+    if own_process:
+        arrange_memory(speed)
     fabric = Compute().fabric(speed)
     if cell.synthetic:
         train: Batches = Ready(cell, speed.channels_last)

@@ -9,6 +9,7 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
+from convatlas import allocator
 from convatlas.errors import UsageError
 from convatlas.measure.timing import threads_set
 from convatlas.models.classifier import Classifier
@@ -19,6 +20,19 @@ def laid_out(network: nn.Module, speed: Speed) -> nn.Module:
     """The network with its weights in the memory format of its images."""
     layout = torch.channels_last if speed.channels_last else torch.contiguous_format
     return network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+
+
+def arrange_memory(speed: Speed) -> None:
+    """Set the allocator of this process, which must be our own. Results are the same bits, whatever it does.
+
+    Who recomputes activations wants memory more than time, so freed memory is given back at once.
+    """
+    if speed.recompute:
+        allocator.give_back()
+    elif speed.keep_memory:
+        allocator.keep()
+    else:
+        allocator.as_usual()
 
 
 @contextmanager

@@ -15,7 +15,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from convatlas import allocator
 from convatlas.data import Batches, Data, Preprocessing, open_data
 from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.files import newest
@@ -28,6 +27,7 @@ from convatlas.randomness import generator, key, preserved
 from convatlas.train import agreement, checkpoint, processes
 from convatlas.train.command import check_same_command, command_for
 from convatlas.train.compute import Compute
+from convatlas.train.computed import arrange_memory
 from convatlas.train.feed import training_batches
 from convatlas.train.loop import Loop
 from convatlas.train.observer import Observer
@@ -227,8 +227,8 @@ def _loop(
     network: nn.Module,
 ) -> Loop:
     recipe, speed = Recipe.from_json(decided["recipe"]), Speed.of_run(decided)
-    if compute.own_process and speed.keep_memory:
-        allocator.keep()
+    if compute.own_process:
+        arrange_memory(speed)
     preprocessing = Preprocessing.from_json(decided["preprocessing"])
     task = find_task(decided["task"]).of(data, recipe)
     if recipe.batch_norm == "sync" and fabric.world_size > 1:

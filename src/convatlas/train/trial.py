@@ -18,12 +18,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from convatlas import allocator
 from convatlas.data import Batch, Data
 from convatlas.models import create_model
 from convatlas.randomness import seed_step
 from convatlas.train import params
-from convatlas.train.computed import computed, laid_out
+from convatlas.train.computed import arrange_memory, computed, laid_out
 from convatlas.train.recipe import Recipe
 from convatlas.train.speed import Speed
 from convatlas.train.step import Step
@@ -63,7 +62,7 @@ def _say(**told: Any) -> None:
 
 def _turn(network: nn.Module, speed: Speed, job: dict[str, Any], steps: int = TIMED) -> dict[str, Any]:
     """Images a second and the loss, or what went wrong."""
-    allocator.keep() if speed.keep_memory else allocator.as_usual()
+    arrange_memory(speed)
     try:
         with computed(laid_out(network, speed), speed):
             return _timed(network, speed, job, steps)
