@@ -4,7 +4,7 @@
     python benchmarks/speed.py [--data DATA] [--only PATTERN] [--list] [--again] [--seconds S] [--rounds N]
 
 A cell is a network with a batch, data (noise that is ready, or real pictures) and settings of the peers (their
-defaults, or bf16 autocast with channels-last). It is one command `convatlas bench ... --json`, in which the machine's
+defaults, or bf16 autocast with channels-last); one more is about memory, with activations recomputed on our side. It is one command `convatlas bench ... --json`, in which the machine's
 ceiling is measured and then all four sides run in turn, and takes at most five minutes. A cell that is done is a line
 of `benchmarks/speed-cells.jsonl`; a second call goes on after the last one, and runs a cell again only if the machine
 was busy in it or with `--again`. Real pictures come from DATA (else CONVATLAS_DATA), which holds `mnist/`,
@@ -50,6 +50,7 @@ NETWORKS = {
     "efficientnet_b0": (224, 16, "photos"),
 }
 STANDARD = "resnet18_cifar"  # of which epochs are extrapolated; torchvision's loop alone beside ours
+RECOMPUTE = "recompute"  # in the place of settings: our side computes activations again; torchvision's loop beside it
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Cell:
 
     network: str
     data: str  # synthetic, mnist, cifar10 or photos
-    peers: str  # of SETTINGS
+    peers: str  # of SETTINGS, or RECOMPUTE
 
     @property
     def name(self) -> str:
@@ -67,15 +68,16 @@ class Cell:
 
     def words(self, where: str, seconds: float, rounds: int) -> list[str]:
         """The command's words after `convatlas`; `where` is what its data are called here."""
-        standard = self.network == STANDARD
+        standard, recompute = self.network == STANDARD, self.peers == RECOMPUTE
         side, batch, _ = (32, 128, "") if standard else NETWORKS[self.network]
         target = "benchmarks/resnet18_cifar.py:make" if standard else self.network
-        against = PEERS[:1] if standard else PEERS
+        against = PEERS[:1] if standard or recompute else PEERS
         return [
             *("bench", target, "--train", "--batch", str(batch), "--image-size", str(side)),
             *("--data", where, "--seconds", str(seconds), "--rounds", str(rounds)),
             *(word for peer in against for word in ("--against", peer)),
             *(["--peer-amp"] if self.peers == "amp" else []),
+            *(["--checkpoint-activations"] if recompute else []),
             "--json",
         ]
 
@@ -87,6 +89,8 @@ def cells() -> Iterator[Cell]:
             for peers in SETTINGS:
                 yield Cell(network, data, peers)
     yield Cell(STANDARD, "cifar10", "default")
+    if "resnet50" in NETWORKS:
+        yield Cell("resnet50", "synthetic", RECOMPUTE)
 
 
 def where(data: str, folder: Path | None) -> str:

@@ -5,8 +5,8 @@
 
 CIFAR10 is `cifar10.zip`. `--search` trains every variant of the table below that has no record with this seed yet, so
 it can be stopped and started again. Otherwise a call is one training, and adds one record to
-`benchmarks/results/speedrun-search-DATE.json`, with --test to `speedrun-test-DATE.json`: settings, validation accuracy in the views that are asked for,
-arithmetic of the training counted by `convatlas.train.arithmetic`, seconds of training and the processor's seconds, and
+`benchmarks/results/speedrun-search-DATE.json`, with --test to `speedrun-test-DATE.json`: settings, accuracy in the
+views that are asked for, arithmetic of the training counted by `convatlas.train.arithmetic`, seconds of training and the processor's seconds, and
 the machine's rate for bf16 convolutions before and after. The training is `convatlas train` in a process of its own, as
 a user gets it. Without --test no test image is looked at. Measured, never asserted.
 """

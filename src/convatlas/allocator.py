@@ -2,8 +2,8 @@
 
 By default glibc gives a large block back to the system, and the next operation of a network takes a fresh one: each
 page of it is then handed out and cleared anew. A process that keeps what it had saves that time, and holds more memory.
-What counts as large grows, up to 32 MiB, with the blocks that were freed; smaller ones are cut from a heap, which in the
-end holds half as much again as lives in it. A process that gives back every block holds what lives, and takes longer.
+What counts as large grows, up to 32 MiB, with the blocks that were freed; smaller ones are cut from a heap, which in
+the end holds half as much again as lives in it. A process that gives back every block holds what lives; it takes longer.
 It is a setting of a whole process, so only a program may make it for itself, never a library on import.
 """
 
@@ -14,7 +14,8 @@ import ctypes
 # mallopt(3), and what glibc has or arrives at by itself (mallopt.3, M_MMAP_THRESHOLD: the dynamic threshold's limit)
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 _MIB = 2**20
-_GIVE_BACK = {_MMAP_THRESHOLD: 2**16}  # set once, it grows no more
+# once it is set, the threshold grows no more
+_TRIM, _GIVE_BACK = {_MMAP_THRESHOLD: 20 * _MIB, _TRIM_THRESHOLD: 2**31 - 1}, {_MMAP_THRESHOLD: 2**16}
 _KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * _MIB}
 _USUAL = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * _MIB, _TRIM_THRESHOLD: 64 * _MIB, _TOP_PAD: 2**17}
 
@@ -26,13 +27,21 @@ def keep() -> bool:
     return _arrange(_KEEP)
 
 
+def trim() -> bool:
+    """Give back freed blocks of 20 MiB or more from now on, of which there are few, and keep the heap of the others.
+
+    False where the C library cannot.
+    """
+    return _arrange(_TRIM)
+
+
 def give_back() -> bool:
     """Give back whatever is freed, if it is 64 KiB or more, from now on; False where the C library cannot."""
     return _arrange(_GIVE_BACK)
 
 
 def as_usual() -> None:
-    """Undo both: in a child that was forked from a process which set its allocator, or between two measurements."""
+    """Undo all of this: in a child that was forked from a process which set its allocator, or between two measurements."""
     global _arranged
     if _arranged:
         _set(_USUAL)

@@ -280,7 +280,7 @@ def resident():
     with open("/proc/self/statm") as lines:
         return int(lines.read().split()[1]) * 4096
 usual = freed()
-arrange_memory(Speed(recompute=True, keep_memory=True))
+arrange_memory(Speed(recompute=True, memory="kept"))
 print(json.dumps([usual, freed()]))
 """) == [False, True]
 

@@ -33,6 +33,7 @@ class Cell:
         peer_amp: peers compute with bf16 autocast and channels-last; else as their users get it.
         dtype: of our side, where it is set by hand: "fp32" or "bf16".
         channels_last: the same for the layout.
+        recompute: our side computes activations again for the backward pass, which takes less memory and more time.
         threads: of PyTorch, for all sides; None leaves each its own.
     """
 
@@ -47,6 +48,7 @@ class Cell:
     peer_amp: bool = False
     dtype: str | None = None
     channels_last: bool | None = None
+    recompute: bool = False
     threads: int | None = None
     wish: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -55,6 +57,8 @@ class Cell:
             raise UsageError(f"a batch has at least one image, not {self.batch}.")
         if self.data != SYNTHETIC and not self.train:
             raise UsageError("inference is timed on noise; --data goes with --train.")
+        if self.recompute and not self.train:
+            raise UsageError("inference keeps no activations; --checkpoint-activations goes with --train.")
 
     @property
     def synthetic(self) -> bool:

@@ -56,11 +56,11 @@ def recipe_for(cell: Cell) -> Recipe:
 
 
 def speed_for(model: nn.Module, cell: Cell) -> Speed:
-    """How our side computes: by the rule of `convatlas train`, unless precision or layout are set by hand."""
+    """How our side computes: by the rule of `convatlas train`, unless something is set by hand."""
     by_hand: dict[str, Any] = {}
     if cell.dtype is not None:
         by_hand["precision"] = "bf16" if cell.dtype == "bf16" else "32"
-    speed = rule(model, (cell.batch, *cell.shape), Device.here(), **by_hand)
+    speed = replace(rule(model, (cell.batch, *cell.shape), Device.here(), **by_hand), recompute=cell.recompute)
     return speed if cell.channels_last is None else replace(speed, channels_last=cell.channels_last)
 
 

@@ -62,6 +62,13 @@ def bench(
             help="Layout of tensors; as `train` and `predict` choose if absent.",
         ),
     ] = None,
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--checkpoint-activations",
+            help="With --train, our side: compute activations again; less memory, more time.",
+        ),
+    ] = False,
     threads: Annotated[int | None, typer.Option(help="Threads of PyTorch.", min=1)] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.", min=1)] = None,
     channels: Annotated[int | None, typer.Option(help="Channels of the image.", min=1)] = None,
@@ -134,6 +141,7 @@ def bench(
         seconds=SECONDS if seconds is None else seconds,
         dtype=dtype,
         channels_last=channels_last,
+        recompute=recompute,
         threads=threads,
         **sizes,
     )

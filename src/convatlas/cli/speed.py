@@ -43,6 +43,7 @@ class Wanted:
     input_shape: target.Shape | None = None
     dtype: str | None = None
     channels_last: bool | None = None
+    recompute: bool = False
     threads: int | None = None
 
 
@@ -122,6 +123,7 @@ def _cell(name: str, wanted: Wanted, folder: Path) -> tuple[Cell, target.Target]
         peer_amp=wanted.peer_amp,
         dtype=wanted.dtype,
         channels_last=wanted.channels_last,
+        recompute=wanted.recompute,
         threads=wanted.threads,
     )
     channels, classes = wanted.channels, wanted.classes

@@ -29,10 +29,8 @@ def arrange_memory(speed: Speed) -> None:
     """
     if speed.recompute:
         allocator.give_back()
-    elif speed.keep_memory:
-        allocator.keep()
-    else:
-        allocator.as_usual()
+        return
+    {"kept": allocator.keep, "trimmed": allocator.trim, "usual": allocator.as_usual}[speed.memory]()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from convatlas.measure.operations import macs
 from convatlas.measure.trace import trace
 
 Precision = Literal["32", "bf16"]
+Memory = Literal["usual", "kept", "trimmed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Speed:
     fused: bool = True  # the optimiser passes over each weight once
     compile: bool = False  # forward and backward by torch.compile
     threads: int = 0  # of PyTorch; 0: as many as it has
-    keep_memory: bool = False  # the command line's own process keeps freed memory; bits are the same
+    memory: Memory = "usual"  # what the command line's own process does with what is freed; bits are the same
     recompute: bool = False  # activations inside blocks are computed again for the backward pass
     reason: str = ""  # where this comes from, in a sentence
 
@@ -61,7 +62,7 @@ class Speed:
             raise BadCheckpoint("the speed settings of this run are not those that this version writes.")
         names = value["float32"]
         sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        sound = sound and value["precision"] in get_args(Precision)
+        sound = sound and value["precision"] in get_args(Precision) and value["memory"] in get_args(Memory)
         sound = sound and all(
             type(value[name]) is kind for name, kind in hints.items() if kind in (bool, int, str)
         )

@@ -58,7 +58,7 @@ class Tuning:
         return {
             "trials": [
                 {
-                    "settings": trial.speed.words() + (", memory kept" if trial.speed.keep_memory else ""),
+                    "settings": trial.speed.words() + (f", memory {trial.speed.memory}" if trial.speed.memory != "usual" else ""),
                     "images_per_second": round(trial.rate, 1) if trial.rates else None,
                     "turns": [round(rate, 1) for rate in trial.rates],
                     "loss": trial.loss,
@@ -83,7 +83,7 @@ def candidates(network: nn.Module, first: Speed, device: Device) -> list[Speed]:
             ]
     if device.kind == "cpu":
         found.append(replace(first, threads=0 if first.threads else 1))
-        found.append(replace(first, keep_memory=not first.keep_memory))
+        found.append(replace(first, memory="usual" if first.memory == "kept" else "kept"))
     found.append(replace(first, compile=True))  # last: it is the one that may not come to an end
     return list(dict.fromkeys(found))
 
