@@ -4,8 +4,9 @@
     python benchmarks/speed.py [--data DATA] [--only PATTERN] [--list] [--again] [--seconds S] [--rounds N]
 
 A cell is a network with a batch, data (noise that is ready, or real pictures) and settings of the peers (their
-defaults, or bf16 autocast with channels-last); one more is about memory, with activations recomputed on our side. It is one command `convatlas bench ... --json`, in which the machine's
-ceiling is measured and then all four sides run in turn, and takes at most five minutes. A cell that is done is a line
+defaults, or bf16 autocast with channels-last); one more is about memory, with activations recomputed on our side. It
+is one command `convatlas bench ... --json`, in which the machine's ceiling is measured and then all sides run in turn,
+and takes at most five minutes. A cell that is done is a line
 of `benchmarks/speed-cells.jsonl`; a second call goes on after the last one, and runs a cell again only if the machine
 was busy in it or with `--again`. Real pictures come from DATA (else CONVATLAS_DATA), which holds `mnist/`,
 `cifar10.zip` and `bccd.zip`.
@@ -50,7 +51,9 @@ NETWORKS = {
     "efficientnet_b0": (224, 16, "photos"),
 }
 STANDARD = "resnet18_cifar"  # of which epochs are extrapolated; torchvision's loop alone beside ours
-RECOMPUTE = "recompute"  # in the place of settings: our side computes activations again; torchvision's loop beside it
+RECOMPUTE = (
+    "recompute"  # in the place of settings: our side computes activations again, beside torchvision's loop
+)
 
 
 @dataclass(frozen=True)

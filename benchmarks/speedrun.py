@@ -6,9 +6,9 @@
 CIFAR10 is `cifar10.zip`. `--search` trains every variant of the table below that has no record with this seed yet, so
 it can be stopped and started again. Otherwise a call is one training, and adds one record to
 `benchmarks/results/speedrun-search-DATE.json`, with --test to `speedrun-test-DATE.json`: settings, accuracy in the
-views that are asked for, arithmetic of the training counted by `convatlas.train.arithmetic`, seconds of training and the processor's seconds, and
-the machine's rate for bf16 convolutions before and after. The training is `convatlas train` in a process of its own, as
-a user gets it. Without --test no test image is looked at. Measured, never asserted.
+views that are asked for, arithmetic of the training counted by `convatlas.train.arithmetic`, seconds of training and
+of the processor, and the machine's rate for bf16 convolutions before and after. The training is `convatlas train` in a
+process of its own, as a user gets it. Without --test no test image is looked at. Measured, never asserted.
 """
 
 from __future__ import annotations
@@ -75,7 +75,16 @@ def search(data: Path, seed: int) -> None:
 
 def command(wish: argparse.Namespace, out: Path) -> list[str]:
     """The words of `convatlas train` that make the training."""
-    words = ["train", str(wish.data.resolve()), "--recipe", wish.recipe, "--seed", str(wish.seed), "--out", str(out)]
+    words = [
+        "train",
+        str(wish.data.resolve()),
+        "--recipe",
+        wish.recipe,
+        "--seed",
+        str(wish.seed),
+        "--out",
+        str(out),
+    ]
     words += ["--accelerator", "cpu", *(["--val-share", "0"] if wish.all_of_train else [])]
     for option, values in (("--set", wish.settings), ("--option", wish.options)):
         words += [word for value in values for word in (option, value)]

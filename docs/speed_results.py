@@ -95,9 +95,7 @@ def memory(found: Cells) -> str:
             continue
         again = ", activations recomputed" if peers == RECOMPUTE else ""
         row = [f"`{network}`{again}", f"batch {result['cell']['batch']}"]
-        row += [
-            f"{peaks[side] / 2**20:,.0f}" if side in peaks else "" for side in ("convatlas", *PEERS)
-        ]
+        row += [f"{peaks[side] / 2**20:,.0f}" if side in peaks else "" for side in ("convatlas", *PEERS)]
         rows.append([*row, f"{peaks['convatlas'] / peaks['torchvision']:.2f}"])
     return table(("network", "data", "convatlas", *PEERS, "ours / torchvision"), rows)
 

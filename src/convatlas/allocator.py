@@ -3,7 +3,7 @@
 By default glibc gives a large block back to the system, and the next operation of a network takes a fresh one: each
 page of it is then handed out and cleared anew. A process that keeps what it had saves that time, and holds more memory.
 What counts as large grows, up to 32 MiB, with the blocks that were freed; smaller ones are cut from a heap, which in
-the end holds half as much again as lives in it. A process that gives back every block holds what lives; it takes longer.
+the end holds half as much again as lives in it. A process that gives back every block holds what lives, and is slower.
 It is a setting of a whole process, so only a program may make it for itself, never a library on import.
 """
 
@@ -41,7 +41,7 @@ def give_back() -> bool:
 
 
 def as_usual() -> None:
-    """Undo all of this: in a child that was forked from a process which set its allocator, or between two measurements."""
+    """Undo all of this: in a child of a process which set its allocator, or between two measurements."""
     global _arranged
     if _arranged:
         _set(_USUAL)

@@ -60,7 +60,9 @@ def speed_for(model: nn.Module, cell: Cell) -> Speed:
     by_hand: dict[str, Any] = {}
     if cell.dtype is not None:
         by_hand["precision"] = "bf16" if cell.dtype == "bf16" else "32"
-    speed = replace(rule(model, (cell.batch, *cell.shape), Device.here(), **by_hand), recompute=cell.recompute)
+    speed = replace(
+        rule(model, (cell.batch, *cell.shape), Device.here(), **by_hand), recompute=cell.recompute
+    )
     return speed if cell.channels_last is None else replace(speed, channels_last=cell.channels_last)
 
 

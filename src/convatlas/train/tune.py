@@ -58,7 +58,7 @@ class Tuning:
         return {
             "trials": [
                 {
-                    "settings": trial.speed.words() + (f", memory {trial.speed.memory}" if trial.speed.memory != "usual" else ""),
+                    "settings": f"{trial.speed.words()}, memory {trial.speed.memory}",
                     "images_per_second": round(trial.rate, 1) if trial.rates else None,
                     "turns": [round(rate, 1) for rate in trial.rates],
                     "loss": trial.loss,

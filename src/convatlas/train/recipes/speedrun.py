@@ -16,7 +16,7 @@ RECIPE, `speedrun`, is the same but for our choices:
   batch, and momentum of what Muon does not move lasts longer. BatchNorm has the statistics of a piece; a share of 0.03
   in the running ones is as fast as the paper's 0.4 a batch.
 - The network sees windows of 24 pixels at a random place for three epochs, of 28 for three, and 32 with a reflected
-  border for the last two: 73 % of the arithmetic.
+  border for the last two: with the next point 72 % of the arithmetic.
 - The first block is held in the last sixteenth, when rates are all but 0: a fifth of those steps.
 - Label smoothing of 0.1: there is no time to overfit.
 - Only the last epoch is validated.
