@@ -15,13 +15,14 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from canon import CLASSIFIERS, by_weight
+from canon import CLASSIFIERS, build, by_weight, gradients, images
 from convatlas.errors import BadCheckpoint, UsageError
 from convatlas.layers.blueprint import blueprint
 from convatlas.measure import measure
 from convatlas.models import create_model, find
+from convatlas.registry import Spec
 from convatlas.train import Recipe
-from convatlas.train.computed import computed, in_float32
+from convatlas.train.computed import computed, in_float32, overwriting
 from convatlas.train.speed import Device, Speed, depthwise, measurements, rule
 
 BF16, PLAIN = Device("cpu", bf16=True), Device("cpu", bf16=False)
@@ -176,6 +177,49 @@ def test_settings_are_given_back_after_an_error() -> None:
     assert not network.grad_checkpointing
     assert network._compiled_call_impl is None
     assert not any("forward" in vars(module) for module in network.modules())
+
+
+# --- a ReLU over its input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", by_weight(CLASSIFIERS, light=2e7))
+def test_overwriting_gives_the_same_bits(spec: Spec) -> None:
+    network, targets = build(spec).train(), torch.zeros(2, dtype=torch.int64)
+    stays = [each.inplace for each in network.modules() if isinstance(each, nn.ReLU | nn.ReLU6)]
+    expected = gradients(network, images(spec), targets)
+    with overwriting(network):
+        found = gradients(network, images(spec), targets)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert [each.inplace for each in network.modules() if isinstance(each, nn.ReLU | nn.ReLU6)] == stays
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("densenet121", 120), ("resnet50", 32), ("vgg16", 13), ("mobilenet_v2", 34)]
+)
+def test_most_relus_overwrite(name: str, least: int) -> None:
+    network = built(name)
+    with overwriting(network):
+        assert sum(getattr(each, "inplace", False) for each in network.modules()) >= least
+
+
+def test_a_relu_whose_input_is_needed_does_not_overwrite() -> None:
+    shared, seen, bare, alone = nn.ReLU(), nn.ReLU(), nn.ReLU(), nn.ReLU()
+    looked_at = nn.Conv2d(3, 3, 1)
+    looked_at.register_forward_hook(lambda *_: None)
+    network = nn.ModuleDict(
+        {
+            "a": nn.Sequential(nn.Conv2d(3, 3, 1), shared),
+            "b": nn.ModuleList([nn.Conv2d(3, 3, 1), shared]),  # not in line: who knows what is between
+            "c": nn.Sequential(looked_at, seen),
+            "d": nn.Sequential(bare, nn.Conv2d(3, 3, 1), nn.Dropout(), nn.ReLU()),
+            "e": nn.Sequential(nn.Conv2d(3, 3, 1), alone),
+            "f": nn.Sequential(nn.BatchNorm2d(3), nn.GELU(), nn.SiLU(), nn.ReLU()),
+        }
+    )
+    with overwriting(network):
+        assert [each for each in network.modules() if getattr(each, "inplace", False)] == [alone]
+    assert not alone.inplace
 
 
 # --- what a run keeps -------------------------------------------------------------------------------------
