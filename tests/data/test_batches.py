@@ -176,7 +176,15 @@ def test_batches_hold_the_split() -> None:
 @pytest.mark.parametrize("preprocessing", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("crop", ["shift", "resized", "scale-jitter"])
 def test_workers_and_resumption_change_nothing(preprocessing: Preprocessing, crop: str) -> None:
-    augment = Augment(crop=crop, flip=True, trivial=True, erasing=0.3, mixup=0.2, cutmix=1.0)  # type: ignore[arg-type]
+    augment = Augment(
+        crop=crop,
+        flip=True,
+        trivial=True,
+        erasing=0.3,
+        mixup=0.2,
+        cutmix=1.0,
+        sides=((1, 11),),  # type: ignore[arg-type]
+    )
     expected = bits(make(Pictures(28, 80), preprocessing, augment=augment).epoch(1))
     assert len(set(expected)) == 3
     for workers in (1, 3):
@@ -186,6 +194,18 @@ def test_workers_and_resumption_change_nothing(preprocessing: Preprocessing, cro
         assert bits(batches.epoch(1, start=3)) == []
         assert bits(batches.epoch(0)) != expected
         batches.close()
+
+
+def test_pictures_are_augmented_where_they_are_read() -> None:
+    class Signed(Augment):
+        def __call__(self, images: torch.Tensor, *_: object) -> torch.Tensor:
+            return torch.full_like(images, os.getpid() % 251)
+
+    batches = make(Pictures(50, 80), LARGE, augment=Signed(), workers=2)
+    seen = {int(LARGE.restore(batch.images).unique()) for batch in batches.epoch(0)}
+    assert batches._pool is not None
+    assert seen == {pid % 251 for pid in batches._pool.pids}
+    batches.close()
 
 
 @pytest.mark.parametrize("preprocessing", [SMALL, LARGE], ids=["small", "large"])

@@ -24,7 +24,7 @@ from convatlas.data.augment import Augment
 from convatlas.data.batch import Batch
 from convatlas.data.buffers import Buffers
 from convatlas.data.cache import Told, silent
-from convatlas.data.reader import FITTED, Job, Reader
+from convatlas.data.reader import Job, Reader
 from convatlas.data.store import SHARE_OF_FREE_MEMORY, fitted, free_memory, shrunk
 from convatlas.data.transforms import Images, Preprocessing
 from convatlas.data.workers import Workers
@@ -168,10 +168,8 @@ class Batches:
             yield self._finish(images, positions, epoch, step)
 
     def _finish(self, images: torch.Tensor, positions: NDArray[np.int64], epoch: int, step: int) -> Batch:
-        """Augment, normalise, mix."""
+        """Normalise, mix."""
         ids = self.split.ids[positions]
-        if self.augment is not None and len(ids):
-            images = self.augment(images, self.seed, epoch, ids)
         batch = Batch(
             images=self.preprocessing.normalise(
                 images, self._layout, self._buffers.lend(tuple(images.shape), self._layout)
@@ -184,7 +182,7 @@ class Batches:
             batch.other = batch.labels[partner]
         return batch
 
-    # ---- pixels: uint8 (N, C, H, W), after the crop that resamples, before everything else -------------------
+    # ---- pixels: uint8 (N, C, H, W), augmented but for the mixing ---------------------------------------------
 
     def prepare(self, told: Told = silent) -> None:
         """Make now what is kept of the pictures, if anything is; `told` is given what is written to a cache."""
@@ -200,23 +198,25 @@ class Batches:
         if self._store is not None:
             for positions in rows:
                 images = self._store.index_select(0, torch.from_numpy(positions))
-                yield self._cut(images, epoch, self.split.ids[positions])
+                yield self._augmented(images, epoch, self.split.ids[positions])
         else:
             if self._pool is None:
                 shape = (self.batch_size // self.world, *self.preprocessing.size, self.preprocessing.channels)
-                self._pool = Workers(self.workers, self._reader.fill, self._reader.describe, shape)
-            when = epoch if self._cuts else FITTED
-            for pixels in self._pool.run(((when, positions), len(positions)) for positions in rows):
+                reader = self._reader
+                self._pool = Workers(self.workers, reader.fill, reader.describe, shape, reader.finish)
+            for pixels in self._pool.run(((epoch, positions), len(positions)) for positions in rows):
                 yield torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
-    def _cut(self, images: torch.Tensor, epoch: int, ids: NDArray[np.int64]) -> torch.Tensor:
-        """The boxes that a worker would cut from the full-size picture, cut from the kept one."""
-        if self.augment is None or not self.augment.resamples or not len(ids):
+    def _augmented(self, images: torch.Tensor, epoch: int, ids: NDArray[np.int64]) -> torch.Tensor:
+        """What a worker does to pictures, done to kept ones; boxes are cut from these, not from the full size."""
+        if self.augment is None or not len(ids):
             return images
-        height, width = self.preprocessing.size
-        sizes = np.tile(np.array([width, height]), (len(ids), 1))
-        boxes = self.augment.boxes(sizes, self.preprocessing.size, self.seed, epoch, ids)
-        return warp.cut(images, torch.from_numpy(boxes), self.preprocessing.size)
+        if self.augment.resamples:
+            height, width = self.preprocessing.size
+            sizes = np.tile(np.array([width, height]), (len(ids), 1))
+            boxes = self.augment.boxes(sizes, self.preprocessing.size, self.seed, epoch, ids)
+            images = warp.cut(images, torch.from_numpy(boxes), self.preprocessing.size)
+        return self.augment(images, self.seed, epoch, ids)
 
     def close(self) -> None:
         """Give back memory and the workers. A later `epoch` makes them anew."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from convatlas.data.augment import Augment
@@ -14,7 +15,7 @@ from convatlas.data.decode import Scaled, Shrink
 from convatlas.data.transforms import Images, Preprocessing, cut, resample
 from convatlas.errors import ConvAtlasError, DataError
 
-FITTED = -1  # in the place of an epoch: the evaluation geometry, no random box
+FITTED = -1  # in the place of an epoch: the evaluation geometry, nothing random
 SHRUNK = -2  # the whole picture, made smaller for the cache
 
 Job = tuple[int, NDArray[np.int64]]  # epoch, FITTED or SHRUNK, and positions in the split
@@ -85,10 +86,19 @@ class Reader:
         if epoch == SHRUNK:
             pixels = self._shrunk(position)
             out.reshape(-1)[: pixels.size] = pixels.reshape(-1)
-        elif self.augment is None or epoch == FITTED:
+        elif self.augment is None or epoch == FITTED or not self.augment.resamples:
             out[...] = self.preprocessing.fitted(self.image(position))
         else:
             out[...] = self._cut(job, row, self.augment)
+
+    def finish(self, job: Job, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The rest of the augmentation, of all pictures of a job together: (N, H, W, C) -> (N, h, w, C)."""
+        epoch, positions = job
+        if self.augment is None or epoch < 0 or not len(positions):
+            return pictures
+        images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        made = self.augment(images, self.seed, epoch, self.split.ids[positions])
+        return made.permute(0, 2, 3, 1).numpy()
 
     def describe(self, job: Job, row: int) -> str:
         """The name of the picture that a row is made from."""

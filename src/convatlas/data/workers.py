@@ -27,6 +27,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
@@ -39,6 +40,7 @@ from convatlas import allocator
 from convatlas.errors import ConvAtlasError, DataError, ResourceError
 
 Job = TypeVar("Job")
+Finish = Callable[[Job, NDArray[np.uint8]], NDArray[np.uint8]]
 
 AHEAD = 2  # jobs that each worker has in hand
 _PR_SET_PDEATHSIG = 1
@@ -57,6 +59,7 @@ class _Worker:
 class Workers(Generic[Job]):
     """`count` processes that run `fill(job, row, out)`, where `out` is a uint8 array (H, W, C) of zeros or rubble.
 
+    Then `finish(job, pictures)` may make something of all rows (rows, H, W, C) together: as many bytes or fewer.
     With a count of 0 this process does the work, when it is asked for.
 
     `describe(job, row)` names what a row is made from, for messages. `shape` is (rows, H, W, C) of the
@@ -70,9 +73,11 @@ class Workers(Generic[Job]):
         fill: Callable[[Job, int, NDArray[np.uint8]], None],
         describe: Callable[[Job, int], str],
         shape: tuple[int, int, int, int],
+        finish: Finish[Job] | None = None,
     ) -> None:
         self.count = count
         self._fill = fill
+        self._finish = finish
         self._describe = describe
         self._shape = shape
         self._workers: list[_Worker] = []
@@ -85,7 +90,7 @@ class Workers(Generic[Job]):
         return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
 
     def run(self, jobs: Iterable[tuple[Job, int]]) -> Iterator[NDArray[np.uint8]]:
-        """Do jobs (each with its number of rows), in order: arrays (rows, H, W, C).
+        """Do jobs (each with its number of rows), in order: arrays (rows, H, W, C), or what `finish` made of them.
 
         An array is a worker's own memory, and holds what was asked for until the next one is taken.
         Raises `DataError` with what `fill` raised, or that a worker died and what it was reading.
@@ -95,20 +100,20 @@ class Workers(Generic[Job]):
                 out = np.empty((rows, *self._shape[1:]), dtype=np.uint8)
                 for row in range(rows):
                     self._fill(job, row, out[row])
-                yield out
+                yield out if self._finish is None else self._finish(job, out)
             return
         if self._busy or not self._workers:  # an iteration given up halfway leaves answers in the pipes
             self.close()
             self._start()
         self._busy = True
-        waiting: deque[tuple[int, Job, int]] = deque()
+        waiting: deque[tuple[int, Job]] = deque()
         for number, (job, rows) in enumerate(jobs):
             if len(waiting) == AHEAD * self.count:
                 yield self._receive(*waiting.popleft())
             worker, slot = self._place(number)
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # told when its answer is due
                 worker.pipe.send((slot, rows, job))
-            waiting.append((number, job, rows))
+            waiting.append((number, job))
         while waiting:
             yield self._receive(*waiting.popleft())
         self._busy = False
@@ -121,18 +126,18 @@ class Workers(Generic[Job]):
     def _place(self, number: int) -> tuple[_Worker, int]:
         return self._workers[number % self.count], number // self.count % AHEAD
 
-    def _receive(self, number: int, job: Job, rows: int) -> NDArray[np.uint8]:
+    def _receive(self, number: int, job: Job) -> NDArray[np.uint8]:
         worker, slot = self._place(number)
         try:
             if worker.pipe not in wait([worker.pipe, worker.process.sentinel]):
                 raise EOFError
-            problem: str | None = worker.pipe.recv()
+            answer: str | tuple[int, ...] = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
             raise self._died(worker, job) from None
-        if problem is not None:
+        if isinstance(answer, str):
             self.close()
-            raise DataError(problem)
-        return worker.slots[slot, :rows]
+            raise DataError(answer)
+        return _start_of(worker.slots[slot], answer)
 
     def _died(self, worker: _Worker, job: Job) -> DataError:
         worker.process.join(timeout=5)
@@ -163,7 +168,7 @@ class Workers(Generic[Job]):
                     strangers = [*(worker.pipe for worker in self._workers), ours]
                     process = context.Process(
                         target=_serve,
-                        args=(theirs, slots, row, self._fill, os.getpid(), strangers),
+                        args=(theirs, slots, row, self._fill, self._finish, os.getpid(), strangers),
                         name="convatlas-data",
                         daemon=True,
                     )
@@ -176,6 +181,11 @@ class Workers(Generic[Job]):
                     ) from error
                 theirs.close()
                 self._workers.append(_Worker(process, ours, slots, row))
+
+
+def _start_of(slot: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The first bytes of a slot, in that shape."""
+    return slot.reshape(-1)[: prod(shape)].reshape(shape)
 
 
 def _end(workers: list[_Worker], owner: int) -> None:
@@ -205,10 +215,11 @@ def _serve(
     slots: NDArray[np.uint8],
     at: NDArray[np.int64],
     fill: Callable[[Job, int, NDArray[np.uint8]], None],
+    finish: Finish[Job] | None,
     parent: int,
     strangers: list[Connection],
 ) -> None:
-    """A worker's life: take a job, fill its slot, say so."""
+    """A worker's life: take a job, fill its slot, say what shape is in it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in _OWN_SIGNALS:
@@ -226,7 +237,11 @@ def _serve(
                 for row in range(rows):
                     at[0] = row
                     fill(job, row, slots[slot, row])
-                pipe.send(None)
+                made = slots[slot, :rows]
+                if finish is not None:
+                    made = finish(job, made)
+                    _start_of(slots[slot], made.shape)[...] = made
+                pipe.send(made.shape)
             except ConvAtlasError as error:
                 pipe.send(str(error))
             except Exception as error:
