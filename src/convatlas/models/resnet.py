@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -101,6 +101,8 @@ def make_residual(convs: Sequence[Conv]) -> nn.Sequential:
 
 class Block(nn.Module):
     """relu(F(x) + shortcut(x)), figure 2: (N, c_in, H, W) -> (N, c_out, H / stride, W / stride)."""
+
+    private_inputs: ClassVar[tuple[str, ...]] = ("relu",)  # children whose input nobody else needs
 
     def __init__(self, convs: Sequence[Conv], added: nn.Module | None) -> None:
         super().__init__()

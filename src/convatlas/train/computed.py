@@ -79,16 +79,22 @@ def in_float32(network: nn.Module, names: Sequence[str]) -> Generator[None]:
 def overwriting(network: nn.Module) -> Generator[None]:
     """Let a ReLU overwrite its input where a layer made that for it alone: the same bits with less memory to fill.
 
-    That is so between neighbours in a Sequential, the first of which needs only its own input for its gradients. A
-    ReLU that is used elsewhere too, or whose input a hook may keep, is left alone.
+    That is so between neighbours in a Sequential, the first of which needs only its own input for its gradients, and
+    where a module says so by `private_inputs`. A ReLU that is used elsewhere too, or whose input a hook may keep, is
+    left alone.
     """
     alone, elsewhere = list[nn.ReLU | nn.ReLU6](), set[nn.Module]()
     for parent in network.modules():
-        children = list(parent._modules.values())  # pyright: ignore[reportPrivateUsage]
-        for before, child in zip([None, *children], children, strict=False):
+        said: tuple[str, ...] = getattr(parent, "private_inputs", ())
+        before = None
+        for name, child in parent._modules.items():  # pyright: ignore[reportPrivateUsage]
             if isinstance(child, nn.ReLU | nn.ReLU6) and not child.inplace:
-                private = isinstance(parent, nn.Sequential) and _private(before, child) and child not in alone
+                made = (
+                    isinstance(parent, nn.Sequential) and isinstance(before, _MAKERS) and not _hooked(before)
+                )
+                private = (made or name in said) and not _hooked(child) and child not in alone
                 (alone.append if private else elsewhere.add)(child)
+            before = child
     chosen = [relu for relu in alone if relu not in elsewhere]
     for relu in chosen:
         relu.inplace = True
@@ -99,11 +105,13 @@ def overwriting(network: nn.Module) -> Generator[None]:
             relu.inplace = False
 
 
-def _private(before: nn.Module | None, after: nn.Module) -> bool:
-    """Whether nobody needs what goes from one module to the next: no gradient, no hook."""
-    kinds = ("forward", "forward_pre", "backward", "backward_pre")
-    return isinstance(before, nn.Conv2d | nn.Linear | nn.BatchNorm2d) and not any(
-        getattr(module, f"_{kind}_hooks") for module in (before, after) for kind in kinds
+_MAKERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)  # their gradients need what came in, not what went out
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether somebody looks at what goes into or comes out of this module."""
+    return any(
+        getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre")
     )
 
 
