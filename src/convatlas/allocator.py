@@ -15,7 +15,7 @@ import ctypes
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 _MIB = 2**20
 # once it is set, the threshold grows no more
-_TRIM, _GIVE_BACK = {_MMAP_THRESHOLD: 20 * _MIB, _TRIM_THRESHOLD: 2**31 - 1}, {_MMAP_THRESHOLD: 2**16}
+_TRIM, _GIVE_BACK = {_MMAP_THRESHOLD: 32 * _MIB, _TRIM_THRESHOLD: 2**31 - 1}, {_MMAP_THRESHOLD: 2**16}
 _KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * _MIB}
 _USUAL = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * _MIB, _TRIM_THRESHOLD: 64 * _MIB, _TOP_PAD: 2**17}
 
@@ -28,7 +28,7 @@ def keep() -> bool:
 
 
 def trim() -> bool:
-    """Give back freed blocks of 20 MiB or more from now on, of which there are few, and keep the heap of the others.
+    """Give back freed blocks of 32 MiB or more from now on, of which there are few, and keep the heap of the others.
 
     False where the C library cannot.
     """
