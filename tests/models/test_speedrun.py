@@ -57,21 +57,3 @@ def test_other_sizes_go_through(side: int) -> None:
 def test_norm_momentum_is_that_of_every_norm() -> None:
     norms = [m for m in built(norm_momentum=0.05).modules() if isinstance(m, nn.BatchNorm2d)]
     assert [norm.momentum for norm in norms] == [0.05] * 6
-
-
-def test_a_third_convolution_adds_to_what_the_first_gave() -> None:
-    net = built(third=[3]).eval()
-    plain = built().eval()
-    more = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in plain.parameters())
-    assert more == 256 * 256 * 9 + 2 * 256  # its weights, and a norm's weight and bias
-    assert [name for name, _ in net.features.block2.named_children()] == [
-        name for name, _ in plain.features.block2.named_children()
-    ]
-    block, x = net.features.block3, torch.randn(2, 256, 7, 7)
-    first = block.gelu1(block.norm1(block.pool(block.conv1(x))))
-    inner = block.residual
-    second = inner.gelu2(inner.norm2(inner.conv2(first)))
-    torch.testing.assert_close(block(x), block.gelu3(block.norm3(first + inner.conv3(second))))
-    torch.testing.assert_close(inner.conv3(second), second)  # it starts as the identity
-    held = {name for name, p in net.named_parameters() if not p.requires_grad}
-    assert "features.block3.norm3.weight" in held
