@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from convatlas.layers.winograd import tile
 from convatlas.models import create_model
 from convatlas.train import Recipe, params
 from convatlas.train.arithmetic import step_macs, training_macs
@@ -25,6 +26,18 @@ def counted(network: nn.Module, side: int) -> int:
 def test_a_step_is_what_pytorch_counts(name: str, side: int) -> None:
     network = create_model(name, num_classes=10)
     assert step_macs(network, (3, side, side)) == counted(network, side)
+
+
+@pytest.mark.parametrize("side", [24, 25, 28, 32])
+def test_winograd_is_counted_as_it_is_computed(side: int) -> None:
+    network = create_model("speedrun_cifar", winograd=True)
+    filters = 0  # brought to other coordinates and back once a step, not once an image
+    maps = {"block2.conv2": (side - 1) // 4, "block3.conv1": (side - 1) // 4, "block3.conv2": (side - 1) // 8}
+    for of_map in maps.values():
+        filters += 2 * (tile(of_map, of_map) + 2) ** 2 * 9 * 256**2
+    assert step_macs(network, (3, side, side)) == counted(network, side) - filters // 2
+    if side == 32:
+        assert step_macs(network, (3, 32, 32)) < 0.75 * step_macs(create_model("speedrun_cifar"), (3, 32, 32))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from convatlas.layers.winograd import Winograd2d
 from convatlas.models.classifier import Classifier, Stage
 from convatlas.registry import Paper, register
 
 WIDTHS = (64, 256, 256)  # channels of the three blocks
+WINOGRAD_FROM = 128  # channels that come in; with fewer, changing coordinates costs more than it saves
 WHITENED = 2  # side of the patches that the first layer whitens
 
 
@@ -47,9 +49,10 @@ def whitening(in_channels: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict[str, nn.Module](conv=layer, gelu=nn.GELU()))
 
 
-def convolution(c_in: int, c_out: int) -> nn.Conv2d:
+def convolution(c_in: int, c_out: int, winograd: bool) -> nn.Conv2d:
     """3x3 without bias, (N, c_in, H, W) -> (N, c_out, H, W); the first c_in outputs start as the input itself."""
-    layer = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+    fast = winograd and c_in >= WINOGRAD_FROM
+    layer = Winograd2d(c_in, c_out) if fast else nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
     nn.init.dirac_(layer.weight[: min(c_in, c_out)].detach())
     return layer
 
@@ -61,15 +64,15 @@ def norm(channels: int, momentum: float) -> nn.BatchNorm2d:
     return layer
 
 
-def block(c_in: int, c_out: int, momentum: float) -> nn.Sequential:
+def block(c_in: int, c_out: int, momentum: float, winograd: bool) -> nn.Sequential:
     """Convolution, pooling, and a second convolution: (N, c_in, H, W) -> (N, c_out, H/2, W/2)."""
     return nn.Sequential(
         OrderedDict[str, nn.Module](
-            conv1=convolution(c_in, c_out),
+            conv1=convolution(c_in, c_out, winograd),
             pool=nn.MaxPool2d(2),
             norm1=norm(c_out, momentum),
             gelu1=nn.GELU(),
-            conv2=convolution(c_out, c_out),
+            conv2=convolution(c_out, c_out, winograd),
             norm2=norm(c_out, momentum),
             gelu2=nn.GELU(),
         )
@@ -90,6 +93,8 @@ class SpeedrunNet(Classifier):
         widths: channels of the three blocks.
         norm_momentum: share of a batch in BatchNorm's running statistics. Few steps ask for a large one; where a batch
             is worked through in n pieces, each counts, and 1 - 0.4^(1/n) is as fast as 0.6.
+        winograd: convolutions of 128 channels and more learn by Winograd's algorithm: less arithmetic, and in bf16 some
+            rounding. See `convatlas.layers.winograd`.
     """
 
     classifier_name: ClassVar[str] = "fc"
@@ -99,6 +104,7 @@ class SpeedrunNet(Classifier):
         *,
         widths: Sequence[int] = WIDTHS,
         norm_momentum: float = 0.4,
+        winograd: bool = False,
         num_classes: int = 10,
         in_channels: int = 3,
     ) -> None:
@@ -106,7 +112,7 @@ class SpeedrunNet(Classifier):
         c_in = 2 * in_channels * WHITENED**2
         stages = [Stage("whiten", c_in, 1)]
         for number, c_out in enumerate(widths, start=1):
-            features[f"block{number}"] = block(c_in, c_out, norm_momentum)
+            features[f"block{number}"] = block(c_in, c_out, norm_momentum, winograd)
             stages.append(Stage(f"block{number}", c_out, 2**number))
             c_in = c_out
         head = OrderedDict[str, nn.Module](

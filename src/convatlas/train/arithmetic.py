@@ -2,14 +2,18 @@
 
 A layer's multiply-adds are made once forward, once more for the gradient of its weights where they learn, and once
 more for the gradient of its input where anything before it learns. So it matters what is held and from when on, and
-how large the images are in which epoch.
+how large the images are in which epoch. Where Winograd's algorithm computes a layer, its multiply-adds are counted.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import nn
 
+from convatlas.layers.winograd import Winograd2d, multiplications, tile
 from convatlas.measure import measure
+from convatlas.measure.cost import Row
 from convatlas.train import params
 from convatlas.train.recipe import Recipe
 
@@ -25,13 +29,35 @@ def step_macs(network: nn.Module, shape: tuple[int, int, int], held: frozenset[s
         for name, parameter in sorted(network.named_parameters())
         if parameter.requires_grad and name not in held
     }
+    modules = dict(network.named_modules())
     total, behind = 0, False
     for row in measure(network, shape).rows:
-        module = row.name.split(" ")[0]
-        weights = learns.get(module, False)
-        total += row.macs * (1 + behind + weights)
-        behind = behind or module in learns
+        name = row.name.split(" ")[0]
+        weights, work = learns.get(name, False), _work(modules.get(name), row)
+        total += work.forward + behind * work.to_input + weights * work.to_weights
+        total += (behind or weights) * work.to_both
+        behind = behind or name in learns
     return total
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Multiply-adds of a layer for an image: forward, for the gradient of its input, of its weights, and for both."""
+
+    forward: int
+    to_input: int
+    to_weights: int
+    to_both: int = 0
+
+
+def _work(module: nn.Module | None, row: Row) -> _Work:
+    """What a row of the measurement costs in training."""
+    if not isinstance(module, Winograd2d) or not (side := tile(*row.output_shape[1:])):
+        return _Work(row.macs, row.macs, row.macs)
+    c, k, places = module.in_channels, module.out_channels, (side + 2) ** 2
+    tiles_places = multiplications(*row.output_shape[1:], side)
+    products, inputs, outputs = tiles_places * c * k, tiles_places * places * c, tiles_places * side**2 * k
+    return _Work(inputs + products + outputs, products + inputs, products, outputs)
 
 
 def training_macs(network: nn.Module, recipe: Recipe, shape: tuple[int, int, int], images: int) -> int:

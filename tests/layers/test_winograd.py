@@ -1,0 +1,94 @@
+"""Winograd's convolution against the direct one: outputs, gradients, rounding, and where it is used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from convatlas.layers.winograd import SIDES, Winograd2d, constants, multiplications, tile, winograd
+
+MAPS = [(2, 2), (3, 3), (4, 6), (5, 5), (6, 6), (7, 7), (7, 4), (11, 13), (2, 9)]
+
+
+@pytest.mark.parametrize("height, width", MAPS)
+def test_outputs_and_gradients_are_those_of_the_direct_sum(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, height, width, dtype=torch.float64)
+    weight, dy = torch.randn(4, 5, 3, 3, dtype=torch.float64), torch.randn(3, 4, height, width).double()
+    seen = []
+    for convolution in (winograd, lambda x, w: torch.conv2d(x, w, padding=1)):
+        leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        y = convolution(*leaves)
+        seen.append((y, *torch.autograd.grad(y, leaves, dy)))
+    torch.testing.assert_close(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_one_tile_of_a_line_by_the_definition(side: int) -> None:
+    """F(m, 3) along one axis, from the diagonal blocks of Kronecker's products: A^T [(G g) * (B^T d)]."""
+    reach = side + 2
+    inputs, filters, outputs = constants(side)
+    at_infinity = reach - 1  # where the last row of G and of A^T is a unit vector, so its block is the matrix itself
+    b = inputs[at_infinity::reach, at_infinity::reach]
+    g, a = filters[at_infinity::reach, 2::3], outputs[side - 1 :: side, at_infinity::reach]
+    line, taps = torch.randn(reach).double(), torch.randn(3).double()
+    expected = torch.stack([(line[i : i + 3] * taps).sum() for i in range(side)])
+    scale = b[at_infinity, at_infinity]  # the block of B^T carries its own corner
+    torch.testing.assert_close(a @ ((g @ taps) * (b / scale @ line)), expected)
+
+
+def test_only_the_gradients_that_are_asked_for() -> None:
+    x, weight = torch.randn(2, 3, 7, 7), torch.randn(4, 3, 3, 3, requires_grad=True)
+    winograd(x, weight).sum().backward()
+    assert weight.grad is not None and weight.grad.shape == weight.shape
+    wanted = x.clone().requires_grad_()
+    winograd(wanted, weight.detach()).sum().backward()
+    assert wanted.grad is not None and wanted.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("side, limit", [(2, 0.006), (3, 0.019), (4, 0.021)])
+def test_rounding_in_bf16(side: int, limit: float) -> None:
+    """What the module says of its error; the direct sum errs by 0.002."""
+    torch.manual_seed(0)
+    map_side = {2: 2, 3: 6, 4: 8}[side]
+    assert tile(map_side, map_side) == side
+    x = torch.randn(16, 128, map_side, map_side).relu().bfloat16()
+    weight = torch.randn(128, 128, 3, 3) * 0.03
+    exact = torch.conv2d(x.float(), weight, padding=1)
+    error = (winograd(x, weight).float() - exact).norm() / exact.norm()
+    assert 0.001 < float(error) < limit
+
+
+@pytest.mark.parametrize(
+    "height, width, side, needed", [(7, 7, 4, 144), (6, 6, 3, 100), (3, 3, 3, 25), (2, 2, 2, 16), (15, 15, 4, 576)]
+)
+def test_the_tile_that_needs_the_fewest_multiplications(height: int, width: int, side: int, needed: int) -> None:
+    assert tile(height, width) == side
+    assert multiplications(height, width, side) == needed < 9 * height * width
+
+
+def test_a_single_number_is_summed_directly() -> None:
+    assert tile(1, 1) == 0
+    layer = Winograd2d(3, 4).train()
+    x = torch.randn(2, 3, 1, 1)
+    assert torch.equal(layer(x), nn.functional.conv2d(x, layer.weight, padding=1))
+
+
+def test_the_layer_is_a_convolution_but_for_learning() -> None:
+    layer, plain = Winograd2d(8, 6), nn.Conv2d(8, 6, 3, padding=1, bias=False)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 8, 7, 7)
+    assert torch.equal(layer.eval()(x), plain(x))
+    learning = layer.train()(x)
+    assert not torch.equal(learning, plain(x))
+    torch.testing.assert_close(learning, plain(x), atol=1e-5, rtol=1e-5)
+
+
+def test_autocast_and_memory_order() -> None:
+    layer = Winograd2d(8, 6).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(torch.randn(2, 8, 7, 7))
+    assert y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=torch.channels_last)
+    y.float().sum().backward()
+    assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
