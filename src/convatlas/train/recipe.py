@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from convatlas.data import Augment, Split
@@ -20,6 +21,7 @@ from convatlas.train import schedule
 Number = tuple[float, ...]
 MOVED = {"precision": "--precision", "channels_last": "--tune full"}  # how it is computed: see `speed.py`
 Named = tuple[tuple[str, float], ...]
+Options = tuple[tuple[str, bool | float], ...]
 STARTS = [
     name for name in INITIALISATIONS if name != "fixup"
 ]  # which exchanges layers: build such a network first
@@ -95,7 +97,7 @@ class Recipe:
 
     # network
     network: str = ""  # the one that the recipe is for, if no other is named; empty: chosen by the images
-    options: Named = ()  # settings of that network, which --option replaces
+    options: Options = ()  # settings of that network, which --option replaces
     init: str = ""  # how weights are drawn, a name of `layers.init`; empty: as the family starts
     init_images: int = 500  # training images that an initialisation may look at
     dropout: float = -1.0  # below 0: the network's own
@@ -270,6 +272,8 @@ def _read(key: str, value: Any, kind: Any) -> Any:
     """`value` as the field's type; text comes from a command line."""
     if isinstance(value, str) and kind is not str and get_origin(kind) is not Literal:
         value = _from_text(key, value, kind)
+    if isinstance(kind, UnionType):
+        kind = bool if isinstance(value, bool) else float
     if get_origin(kind) is Literal:
         if str(value) not in get_args(kind):
             known = ", ".join(get_args(kind))
