@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", dest="options")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--views", nargs="*", default=["one", "shift"], choices=list(VIEWS))
+    parser.add_argument("--views", nargs="*", default=["one", "shift", "grid"], choices=list(VIEWS))
     parser.add_argument("--all-of-train", action="store_true", help="hold nothing out: for what is frozen")
     parser.add_argument("--test", action="store_true", help="look at test, once")
     parser.add_argument("--search", action="store_true", help="train all variants")

@@ -11,7 +11,7 @@ from convatlas.layers.winograd import SIDES, Winograd2d, constants, multiplicati
 MAPS = [(2, 2), (3, 3), (4, 6), (5, 5), (6, 6), (7, 7), (7, 4), (11, 13), (2, 9)]
 
 
-@pytest.mark.parametrize("height, width", MAPS)
+@pytest.mark.parametrize(("height", "width"), MAPS)
 def test_outputs_and_gradients_are_those_of_the_direct_sum(height: int, width: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 5, height, width, dtype=torch.float64)
@@ -29,7 +29,9 @@ def test_one_tile_of_a_line_by_the_definition(side: int) -> None:
     """F(m, 3) along one axis, from the diagonal blocks of Kronecker's products: A^T [(G g) * (B^T d)]."""
     reach = side + 2
     inputs, filters, outputs = constants(side)
-    at_infinity = reach - 1  # where the last row of G and of A^T is a unit vector, so its block is the matrix itself
+    at_infinity = (
+        reach - 1
+    )  # where the last row of G and of A^T is a unit vector, so its block is the matrix itself
     b = inputs[at_infinity::reach, at_infinity::reach]
     g, a = filters[at_infinity::reach, 2::3], outputs[side - 1 :: side, at_infinity::reach]
     line, taps = torch.randn(reach).double(), torch.randn(3).double()
@@ -41,13 +43,15 @@ def test_one_tile_of_a_line_by_the_definition(side: int) -> None:
 def test_only_the_gradients_that_are_asked_for() -> None:
     x, weight = torch.randn(2, 3, 7, 7), torch.randn(4, 3, 3, 3, requires_grad=True)
     winograd(x, weight).sum().backward()
-    assert weight.grad is not None and weight.grad.shape == weight.shape
+    assert weight.grad is not None
+    assert weight.grad.shape == weight.shape
     wanted = x.clone().requires_grad_()
     winograd(wanted, weight.detach()).sum().backward()
-    assert wanted.grad is not None and wanted.grad.shape == x.shape
+    assert wanted.grad is not None
+    assert wanted.grad.shape == x.shape
 
 
-@pytest.mark.parametrize("side, limit", [(2, 0.006), (3, 0.019), (4, 0.021)])
+@pytest.mark.parametrize(("side", "limit"), [(2, 0.006), (3, 0.019), (4, 0.021)])
 def test_rounding_in_bf16(side: int, limit: float) -> None:
     """What the module says of its error; the direct sum errs by 0.002."""
     torch.manual_seed(0)
@@ -61,9 +65,12 @@ def test_rounding_in_bf16(side: int, limit: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "height, width, side, needed", [(7, 7, 4, 144), (6, 6, 3, 100), (3, 3, 3, 25), (2, 2, 2, 16), (15, 15, 4, 576)]
+    ("height", "width", "side", "needed"),
+    [(7, 7, 4, 144), (6, 6, 3, 100), (3, 3, 3, 25), (2, 2, 2, 16), (15, 15, 4, 576)],
 )
-def test_the_tile_that_needs_the_fewest_multiplications(height: int, width: int, side: int, needed: int) -> None:
+def test_the_tile_that_needs_the_fewest_multiplications(
+    height: int, width: int, side: int, needed: int
+) -> None:
     assert tile(height, width) == side
     assert multiplications(height, width, side) == needed < 9 * height * width
 
@@ -89,6 +96,8 @@ def test_autocast_and_memory_order() -> None:
     layer = Winograd2d(8, 6).train()
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(torch.randn(2, 8, 7, 7))
-    assert y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=torch.channels_last)
+    assert y.dtype == torch.bfloat16
+    assert y.is_contiguous(memory_format=torch.channels_last)
     y.float().sum().backward()
-    assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32

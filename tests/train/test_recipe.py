@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_every_recipe_survives_json_and_names_its_source() -> None:
         assert Recipe.from_json(recipe.to_json()) == recipe
         assert recipe.name == name
         assert recipe.source
+
+
+def test_options_are_numbers_or_true_or_false() -> None:
+    recipe = Recipe(options=(("narrow", True), ("width", 2.0)))
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    with pytest.raises(UsageError, match="float is expected, not list"):
+        Recipe().with_settings({"options": [["width", [1]]]})
 
 
 def test_settings_are_read_as_the_fields_type() -> None:

@@ -59,7 +59,8 @@ def test_it_brings_its_network_and_learns(cifar: Data, run: RunFolder) -> None:
     assert len(losses) == 2 * (len(cifar.train) // 60)
     assert losses[-1] < 0.9 * losses[0]
     assert [line["epoch"] for line in lines if line["kind"] == "val"] == [2]  # the last one always
-    assert decided["options"]["norm_momentum"] == 0.12 and decided["options"]["winograd"]
+    assert decided["options"]["norm_momentum"] == 0.12
+    assert decided["options"]["winograd"]
 
 
 def test_the_first_layer_whitens_training_images_and_is_never_trained(cifar: Data, run: RunFolder) -> None:

@@ -58,7 +58,7 @@ class Winograd2d(nn.Conv2d):
 
 
 def winograd(x: Tensor, weight: Tensor) -> Tensor:
-    """x (N, C, H, W) with filters (K, C, 3, 3), padded by 1: (N, K, H, W), in the type of x, in channels-last order.
+    """Convolve x (N, C, H, W) with filters (K, C, 3, 3), padded by 1: (N, K, H, W), in the type of x, channels last.
 
     Tiles have the side that needs the fewest multiplications. Filters are brought to their coordinates in their own
     type, so they should be float32 where x is bf16. Source: section 4 of the paper; both have gradients.
@@ -72,7 +72,7 @@ def winograd(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def tile(height: int, width: int) -> int:
-    """The side m of tiles that needs the fewest multiplications for a map of this size; 0: the direct sum needs fewer."""
+    """The side m of tiles that needs the fewest multiplications for this map; 0: the direct sum needs fewer."""
     side = min(SIDES, key=lambda m: multiplications(height, width, m))
     return side if multiplications(height, width, side) < height * width * FILTER**2 else 0
 
@@ -150,7 +150,9 @@ def _tiles(x: Tensor, side: int) -> Tensor:
     (rows, columns), reach = _counted(x.shape, side), side + FILTER - 1
     below, right = rows * side - x.shape[2] + 1, columns * side - x.shape[3] + 1
     padded = nn.functional.pad(x, (1, right, 1, below)).permute(0, 2, 3, 1)
-    return padded.unfold(1, reach, side).unfold(2, reach, side).permute(4, 5, 0, 1, 2, 3).reshape(reach**2, -1)
+    return (
+        padded.unfold(1, reach, side).unfold(2, reach, side).permute(4, 5, 0, 1, 2, 3).reshape(reach**2, -1)
+    )
 
 
 def _overlaid(tiles: Tensor, shape: Sequence[int], side: int) -> Tensor:
@@ -165,7 +167,11 @@ def _overlaid(tiles: Tensor, shape: Sequence[int], side: int) -> Tensor:
         there = by_place[: len(part), : part.shape[1]]
         there[:, :, :, down : rows + down, across : columns + across] += part
     whole = whole.view(n, (rows + 1) * side, (columns + 1) * side, c)
-    return whole[:, 1 : height + 1, 1 : width + 1].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    return (
+        whole[:, 1 : height + 1, 1 : width + 1]
+        .permute(0, 3, 1, 2)
+        .contiguous(memory_format=torch.channels_last)
+    )
 
 
 def _pieces(y: Tensor, side: int) -> Tensor:

@@ -52,11 +52,14 @@ class _Work:
 
 def _work(module: nn.Module | None, row: Row) -> _Work:
     """What a row of the measurement costs in training."""
-    if not isinstance(module, Winograd2d) or not (side := tile(*row.output_shape[1:])):
+    if not isinstance(module, Winograd2d):
         return _Work(row.macs, row.macs, row.macs)
-    c, k, places = module.in_channels, module.out_channels, (side + 2) ** 2
-    tiles_places = multiplications(*row.output_shape[1:], side)
-    products, inputs, outputs = tiles_places * c * k, tiles_places * places * c, tiles_places * side**2 * k
+    _, height, width = row.output_shape
+    side = tile(height, width)
+    if not side:
+        return _Work(row.macs, row.macs, row.macs)
+    c, k, places = module.in_channels, module.out_channels, multiplications(height, width, side)
+    products, inputs, outputs = places * c * k, places * (side + 2) ** 2 * c, places * side**2 * k
     return _Work(inputs + products + outputs, products + inputs, products, outputs)
 
 

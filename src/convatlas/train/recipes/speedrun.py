@@ -14,9 +14,9 @@ RECIPE, `speedrun`, is the same but for our choices:
 - Batches of 500. A graphics card needs large batches to be busy; a processor does not, and 900 small steps go further
   than 200 large ones. Rates are those of the smaller batch, and momentum of what Muon does not move lasts longer. A
   share of 0.12 in BatchNorm's running statistics is as fast as the paper's 0.4 is for batches four times as large.
-- The wide convolutions learn by Winograd's algorithm, with a third to a half of the multiplications.
+- The wide convolutions learn by Winograd's algorithm, with about a third of the multiplications.
 - Nine epochs. The network sees windows of 25 pixels at a random place for three of them, of 28 for three, and 32 with
-  a reflected border for the last three. With 25 pixels the inner maps have 12 and 6, which Winograd's tiles divide.
+  a reflected border for the last three. With 25 pixels an inner map has 6 x 6, four of Winograd's tiles.
 - The first block is held in the last sixth, when rates are all but 0: a fifth of those steps.
 - Label smoothing of 0.1, half of theirs.
 - Only the last epoch is validated.
@@ -66,8 +66,8 @@ SMALL_RATE = 0.12
 RECIPE = replace(
     PAPER,
     name="speedrun",
-    source="Jordan 2024, arXiv 2404.00498, and its author's later variant with Muon; small batches, windows, Winograd's "
-    "algorithm and less smoothing are ours",
+    source="Jordan 2024, arXiv 2404.00498, and its author's later variant with Muon; small batches, windows, "
+    "Winograd's algorithm and less smoothing are ours",
     options=(("norm_momentum", 0.12), ("winograd", True)),
     epochs=9,
     batch_size=SMALL_BATCH,
