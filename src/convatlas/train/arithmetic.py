@@ -52,12 +52,12 @@ class _Work:
 
 def _work(module: nn.Module | None, row: Row) -> _Work:
     """What a row of the measurement costs in training."""
+    direct = _Work(row.macs, row.macs, row.macs)
     if not isinstance(module, Winograd2d):
-        return _Work(row.macs, row.macs, row.macs)
+        return direct
     _, height, width = row.output_shape
-    side = tile(height, width)
-    if not side:
-        return _Work(row.macs, row.macs, row.macs)
+    if not (side := tile(height, width)):
+        return direct
     c, k, places = module.in_channels, module.out_channels, multiplications(height, width, side)
     products, inputs, outputs = places * c * k, places * (side + 2) ** 2 * c, places * side**2 * k
     return _Work(inputs + products + outputs, products + inputs, products, outputs)
