@@ -28,7 +28,7 @@ def test_outputs_and_gradients_are_those_of_the_direct_sum(height: int, width: i
 def test_one_tile_of_a_line_by_the_definition(side: int) -> None:
     """F(m, 3) along one axis, from the diagonal blocks of Kronecker's products: A^T [(G g) * (B^T d)]."""
     reach = side + 2
-    inputs, filters, outputs = constants(side)
+    inputs, filters, outputs = (torch.from_numpy(each) for each in constants(side))
     at_infinity = (
         reach - 1
     )  # where the last row of G and of A^T is a unit vector, so its block is the matrix itself
@@ -101,3 +101,33 @@ def test_autocast_and_memory_order() -> None:
     y.float().sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("map_side", [6, 7, 8])
+def test_a_relu_behind_it_may_overwrite(map_side: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, map_side, map_side)
+    networks = [
+        nn.Sequential(Winograd2d(5, 4), nn.ReLU(inplace=inplace)).train() for inplace in (True, False)
+    ]
+    networks[1].load_state_dict(networks[0].state_dict())
+    seen = []
+    for network in networks:
+        y = network(x)
+        y.sum().backward()
+        seen.append((y, network[0].weight.grad))
+    assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
+
+
+def test_one_picture_without_a_batch() -> None:
+    layer, x = Winograd2d(5, 4), torch.randn(5, 7, 7)
+    assert torch.equal(layer.train()(x), layer.eval()(x))
+
+
+def test_what_is_built_without_memory_does_not_spoil_later_ones() -> None:
+    constants.cache_clear()
+    with torch.device("meta"):
+        Winograd2d(5, 4).train()(torch.randn(2, 5, 7, 7))
+        constants(4)
+    layer = Winograd2d(5, 4).train()
+    assert layer(torch.randn(2, 5, 7, 7)).device.type == "cpu"

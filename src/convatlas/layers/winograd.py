@@ -22,7 +22,9 @@ from functools import cache
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -50,7 +52,8 @@ class Winograd2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H, W)."""
-        if not self.training or input.device.type != "cpu" or not tile(*input.shape[2:]):
+        fits = self.training and input.dim() == 4 and input.device.type == "cpu"
+        if not (fits and tile(*input.shape[2:])):
             return super().forward(input)
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
@@ -83,23 +86,29 @@ def multiplications(height: int, width: int, side: int) -> int:
 
 
 @cache
-def constants(side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """B^T (a, a), G (a, 3) and A^T (m, a) for m = `side` and a = m + 2, each times itself by Kronecker; float64.
+def constants(side: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """B^T (a, a), G (a, 3) and A^T (m, a) for m = `side` and a = m + 2, each times itself by Kronecker.
 
     With V_k the first k powers of the points, y = V_m^T [(V_3 g) * (V_a^-T d)]. Each row of B^T is then made as large
     as it is in print, and G as much smaller.
     """
     reach = side + FILTER - 1
-    points = torch.tensor(POINTS[: reach - 1], dtype=torch.float64)
+    points = np.array(POINTS[: reach - 1], np.float64)
 
-    def powers(count: int) -> Tensor:
-        at_infinity = torch.eye(count, dtype=torch.float64)[-1:]
-        return torch.cat([points[:, None] ** torch.arange(count), at_infinity])
+    def powers(count: int) -> NDArray[np.float64]:
+        at_infinity = np.eye(count)[-1:]
+        return np.concatenate([points[:, None] ** np.arange(count), at_infinity])
 
-    apart = points[:, None] - points + torch.eye(reach - 1, dtype=torch.float64)
-    size = torch.cat([apart.prod(1), torch.ones(1, dtype=torch.float64)])[:, None]
-    inputs, filters, outputs = torch.linalg.inv(powers(reach)).T * size, powers(FILTER) / size, powers(side).T
-    return torch.kron(inputs, inputs), torch.kron(filters, filters), torch.kron(outputs, outputs)
+    apart = points[:, None] - points + np.eye(reach - 1)
+    size = np.append(apart.prod(1), 1.0)[:, None]
+    inputs, filters, outputs = np.linalg.inv(powers(reach)).T * size, powers(FILTER) / size, powers(side).T
+    inputs, filters, outputs = (np.kron(each, each).astype(np.float64) for each in (inputs, filters, outputs))
+    return inputs, filters, outputs
+
+
+def _constants(side: int, dtype: torch.dtype, of_filters: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    inputs, filters, outputs = (torch.from_numpy(each) for each in constants(side))
+    return inputs.to(dtype), filters.to(of_filters), outputs.to(dtype)
 
 
 class _Winograd(torch.autograd.Function):
@@ -109,8 +118,7 @@ class _Winograd(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, side: int) -> Tensor:
         k, c = weight.shape[:2]
         with torch.autocast(x.device.type, enabled=False):
-            inputs, filters, outputs = constants(side)
-            inputs, filters, outputs = inputs.to(x.dtype), filters.to(weight.dtype), outputs.to(x.dtype)
+            inputs, filters, outputs = _constants(side, x.dtype, weight.dtype)
             taps = weight.permute(2, 3, 1, 0).reshape(FILTER**2, c * k)
             seen = (inputs @ _tiles(x, side)).view(len(inputs), -1, c)
             learnt = (filters @ taps).to(x.dtype).view(len(inputs), c, k)
@@ -127,8 +135,7 @@ class _Winograd(torch.autograd.Function):
         k, c = weight.shape[:2]
         dx = dweight = None
         with torch.autocast(dy.device.type, enabled=False):
-            inputs, filters, outputs = constants(ctx.side)
-            inputs, filters, outputs = inputs.to(dy.dtype), filters.to(weight.dtype), outputs.to(dy.dtype)
+            inputs, filters, outputs = _constants(ctx.side, dy.dtype, weight.dtype)
             dproducts = (outputs.T @ _pieces(dy, ctx.side)).view(len(inputs), -1, k)
             if ctx.needs_input_grad[0]:
                 dseen = torch.bmm(dproducts, learnt.transpose(1, 2))
@@ -187,4 +194,6 @@ def _joined(pieces: Tensor, shape: Sequence[int], k: int, side: int) -> Tensor:
     (n, _, height, width), (rows, columns) = shape, _counted(shape, side)
     by_tile = pieces.view(side, side, n, rows, columns, k).permute(2, 3, 0, 4, 1, 5)
     whole = by_tile.reshape(n, rows * side, columns * side, k)[:, :height, :width]
-    return whole.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    y = torch.empty((n, k, height, width), dtype=pieces.dtype, memory_format=torch.channels_last)
+    y.permute(0, 2, 3, 1).copy_(whole)
+    return y  # no view of anything, so that a ReLU behind it may overwrite it
