@@ -110,9 +110,10 @@ def train(
         seed, reading = again.seed if seed is None else seed, {**again.reading, **reading}
     data, recipe, seed = "digits" if data is None else data, recipe or "quick", seed or 0
     check_wishes(model, recipe, {**(settings or {}), **fields}, weights, options)
-    if not isinstance(data, Data):
-        data = open_data(_absolute(data), seed=seed, workers=compute.workers, **reading)
     alone = not _in_group()
+    if not isinstance(data, Data):
+        told = observer.noted if observer is not None and alone else None
+        data = open_data(_absolute(data), seed=seed, workers=compute.workers, told=told, **reading)
     folder = begin(
         data,
         model=model,

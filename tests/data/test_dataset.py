@@ -50,6 +50,15 @@ def test_one_level_gives_three_roles(tmp_path):
     assert Counter(data.val.labels.tolist()) == {0: 4, 1: 2}  # 3.6 and 1.8, rounded
 
 
+def test_who_waits_for_many_images_is_told(monkeypatch):
+    told = []
+    open_data("digits", told=told.append)
+    assert not told  # too few to wait for
+    monkeypatch.setattr("convatlas.data.survey.MANY", 1000)
+    open_data("digits", told=told.append)
+    assert told == ["looking at 1,797 images"]
+
+
 def test_given_train_without_test_has_none(tmp_path):
     data = open_data(fill(tmp_path, {"train/cat": 20, "train/dog": 20}))
     assert sizes(data) == (36, 4, 0)

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -207,13 +207,14 @@ def open_data(
     workers: int | None = None,
     classes: Sequence[str] | None = None,
     survey: surveys.Survey | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> Data:
     """Look at every sample, name the classes, and draw the splits that the source does not give.
 
     `where`: "digits", a folder, a zip or tar, a folder of MNIST idx files, or a CSV. `group_by`: what must
     not be torn apart: a regular expression with one group, matched on the key, or a CSV's column.
     `classes`: the classes of a trained network; labels are positions among them, and others are refused.
-    `survey`: one that was made before.
+    `survey`: one that was made before. `told`: gets a sentence before thousands of images are read.
 
     Raises `DataError` where the data cannot be used, also for bad files unless `on_bad` is "skip": a
     skipped file is left out and counted, never replaced by another. Raises `UsageError` for a setting
@@ -228,7 +229,7 @@ def open_data(
     source = survey.source if survey is not None else open_source(where, group_column(group_by))
     group_pattern(source, group_by)  # what is wrong with it is said before every file is read
     if survey is None:
-        survey = surveys.survey(source, workers=workers, keep=True)
+        survey = surveys.survey(source, workers=workers, keep=True, told=told)
     name, notes = survey.source.name, list(survey.listing.notes)
     if survey.bad and on_bad == "error":
         raise DataError(_bad_message(name, survey.bad))

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -41,6 +41,7 @@ THUMB = 16  # pixels a side
 _THUMB_FROM = 1024  # px of the shorter side are enough to shrink from
 SMALL = 64  # px; images up to this side may be kept decoded
 FEW = 200  # files that are not worth starting processes for
+MANY = 5000  # images that take a second or more to look at
 MAX_WORKERS = 8
 _CHUNK = 48  # files a message
 _ARRAYS = 4096  # arrays shrunk at once
@@ -66,11 +67,17 @@ class Survey:
     seconds: float = 0.0
 
 
-def survey(source: Source, *, workers: int | None = None, keep: bool = False) -> Survey:
+def survey(
+    source: Source,
+    *,
+    workers: int | None = None,
+    keep: bool = False,
+    told: Callable[[str], None] | None = None,
+) -> Survey:
     """Read and decode every sample of `source`. Raises `DataError` if it has none at all.
 
     `workers`: processes; None takes one per core for many files and none for few. `keep`: also give the
-    pixels of images up to 64 px, so that they need not be decoded again.
+    pixels of images up to 64 px, so that they need not be decoded again. `told`: gets a sentence before many are read.
     """
     start = time.perf_counter()
     listing = source.listing()
@@ -79,6 +86,8 @@ def survey(source: Source, *, workers: int | None = None, keep: bool = False) ->
     budget = _kept_bytes() if keep else 0
     memory = source.memory(items)
     rest = [position for position in range(len(items)) if position not in memory.known]
+    if told is not None and len(rest) >= MANY:
+        told(f"looking at {len(rest):,} images")
     count = _worker_count(workers, len(rest), source)
     found: list[Seen | None] = [memory.known.get(position) for position in range(len(items))]
     bad, kept = list(listing.bad), dict[int, bytes]()
