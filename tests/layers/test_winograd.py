@@ -29,11 +29,11 @@ def test_one_tile_of_a_line_by_the_definition(side: int) -> None:
     """F(m, 3) along one axis, from the diagonal blocks of Kronecker's products: A^T [(G g) * (B^T d)]."""
     reach = side + 2
     inputs, filters, outputs = (torch.from_numpy(each) for each in constants(side))
-    at_infinity = (
-        reach - 1
-    )  # where the last row of G and of A^T is a unit vector, so its block is the matrix itself
+    # the last point is infinity: there G and A^T have a unit vector, so this block of a product is the matrix itself
+    at_infinity = reach - 1
     b = inputs[at_infinity::reach, at_infinity::reach]
     g, a = filters[at_infinity::reach, 2::3], outputs[side - 1 :: side, at_infinity::reach]
+    torch.manual_seed(0)
     line, taps = torch.randn(reach).double(), torch.randn(3).double()
     expected = torch.stack([(line[i : i + 3] * taps).sum() for i in range(side)])
     scale = b[at_infinity, at_infinity]  # the block of B^T carries its own corner
