@@ -129,5 +129,7 @@ def test_what_is_built_without_memory_does_not_spoil_later_ones() -> None:
     with torch.device("meta"):
         Winograd2d(5, 4).train()(torch.randn(2, 5, 7, 7))
         constants(4)
+        there = Winograd2d(5, 4).to_empty(device="cpu").train()
+        assert there(torch.zeros(2, 5, 7, 7, device="cpu")).device.type == "cpu"
     layer = Winograd2d(5, 4).train()
     assert layer(torch.randn(2, 5, 7, 7)).device.type == "cpu"

@@ -194,6 +194,11 @@ def _joined(pieces: Tensor, shape: Sequence[int], k: int, side: int) -> Tensor:
     (n, _, height, width), (rows, columns) = shape, _counted(shape, side)
     by_tile = pieces.view(side, side, n, rows, columns, k).permute(2, 3, 0, 4, 1, 5)
     whole = by_tile.reshape(n, rows * side, columns * side, k)[:, :height, :width]
-    y = torch.empty((n, k, height, width), dtype=pieces.dtype, memory_format=torch.channels_last)
+    y = torch.empty(
+        (n, k, height, width),
+        dtype=pieces.dtype,
+        device=pieces.device,
+        memory_format=torch.channels_last,
+    )
     y.permute(0, 2, 3, 1).copy_(whole)
     return y  # no view of anything, so that a ReLU behind it may overwrite it
