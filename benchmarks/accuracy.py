@@ -3,10 +3,9 @@
     pip install -e '.[bench]'
     python benchmarks/accuracy.py [--data DATA] [--epochs 10] [--seeds 3] [--only ours|torchvision] [--limit IMAGES]
 
-resnet20_cifar on CIFAR-10: SGD with momentum 0.9, weight decay 5e-4 on everything, batches of 128, shift by 4 px and
-mirror, a cosine from 0.1 to 0 over all steps. 5,000 of the 50,000 training images are val, the same for both sides and
-all seeds; the figure is val accuracy after the last epoch. Test images are not looked at. A run that is done is a line
-of `benchmarks/accuracy-runs.jsonl`, and a second call goes on after the last one; with all of them,
+resnet20_cifar on CIFAR-10 by the recipe of loops.py. 5,000 of the 50,000 training images are val, the same for both
+sides and all seeds; the figure is val accuracy after the last epoch. Test images are not looked at. A run that is done
+is a line of `benchmarks/accuracy-runs.jsonl`, and a second call goes on after the last one; with all of them,
 `benchmarks/results/accuracy-DATE.json` is written. About an hour on two cores for three seeds. `--limit` takes so many
 images only, to see that it works, and writes nothing. Measured, never asserted.
 """
@@ -18,120 +17,31 @@ import datetime
 import json
 import os
 import statistics
-import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from loops import SIDES, Pace, limited, ours, torchvision
 from speed import append, read
-from torch import nn
-from torchvision import transforms
 
-from convatlas import api
-from convatlas.bench import feeds
-from convatlas.bench.cell import Cell
-from convatlas.bench.peers import torchvision_epoch
-from convatlas.data import Data, Split, open_data
+from convatlas.data import Data, open_data
 from convatlas.measure.machine import machine, versions
 from convatlas.models import create_model
 
 HERE = Path(__file__).parent
 RUNS = HERE / "accuracy-runs.jsonl"
 RESULTS = HERE / "results"
-NETWORK, BATCH, LR, DECAY = "resnet20_cifar", 128, 0.1, 5e-4
-SIDES = ("ours", "torchvision")
+NETWORK = "resnet20_cifar"
 
 
-def ours(data: Data, epochs: int, seed: int) -> float:
-    """Accuracy on val, in [0, 1], after the last epoch."""
-    settings: dict[str, Any] = {
-        "epochs": epochs,
-        "batch_size": BATCH,
-        "optimizer": "sgd",
-        "lr": LR,
-        "momentum": 0.9,
-        "weight_decay": DECAY,
-        "decay_all": True,
-        "schedule": "cosine",
-        "warmup": 0.0,
-        "label_smoothing": 0.0,
-        "clip_norm": 0.0,
-        "ema": 0.0,
-        "resize": "squash",
-        "crop": "shift",
-        "flip": True,
-        "trivial": False,
-        "erasing": 0.0,
-        "mixup": 0.0,
-        "cutmix": 0.0,
-        "mean": list(feeds.MEAN),
-        "std": list(feeds.STD),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        run = api.train(data, NETWORK, out=Path(folder) / "run", seed=seed, settings=settings)
-        lines = run.folder.metrics_path.read_text().splitlines()
-    return [record for record in map(json.loads, lines) if record["kind"] == "val"][-1]["top1"]
-
-
-class Always:
-    """A gate that lets everything pass, and steps the schedule."""
-
-    def __init__(self, schedule: torch.optim.lr_scheduler.LRScheduler) -> None:
-        self.schedule = schedule
-
-    def epoch(self, steps: int) -> None:
-        """Nothing waits."""
-
-    def step(self, images: int, loss: float | None = None) -> None:
-        """One step of the schedule."""
-        self.schedule.step()
-
-
-def torchvision(data: Data, epochs: int, seed: int) -> float:
-    """Accuracy on val, in [0, 1], after the last epoch."""
-    torch.manual_seed(seed)
-    network = create_model(NETWORK, num_classes=len(data.classes))
-    optimiser = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, weight_decay=DECAY)
-    cell = Cell(NETWORK, (3, 32, 32), len(data.classes), BATCH, True, data="cifar10", augmentation="shift")
-    with tempfile.TemporaryDirectory() as folder:
-        held = {
-            split.name: _held(split, Path(folder) / f"{split.name}.npz") for split in (data.train, data.val)
-        }
-        augmented = feeds.Held(held["train"], transforms.Compose(list(feeds.steps(cell))))
-        plain = feeds.Held(held["val"], transforms.Compose(list(feeds.steps(cell))[-3:]))
-        loader = torch.utils.data.DataLoader(
-            augmented, BATCH, shuffle=True, drop_last=True, num_workers=feeds.workers(16)
-        )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=epochs * len(loader))
-        for _ in range(epochs):
-            torchvision_epoch(network, nn.CrossEntropyLoss(), optimiser, loader, Always(schedule), cell)  # pyright: ignore[reportArgumentType]
-        return _accuracy(network, torch.utils.data.DataLoader(plain, 256))
-
-
-def _held(split: Split, file: Path) -> Path:
-    images = np.stack([split.image(row) for row in range(len(split))])
-    np.savez(file, images=images, labels=split.labels)
-    return file
-
-
-@torch.inference_mode()
-def _accuracy(network: nn.Module, loader: Any) -> float:
-    network.eval()
-    right = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in loader)
-    return right / len(loader.dataset)
-
-
-def limited(data: Data, images: int) -> Data:
-    """The first so many images of train and val, in the order of a seed."""
-    from dataclasses import replace
-
-    few = {
-        split.name: split.subset(np.random.default_rng(0).permutation(len(split))[:images])
-        for split in (data.train, data.val)
-    }
-    return replace(data, **few)
+def accuracy(side: str, data: Data, epochs: int, seed: int) -> float:
+    """One run: accuracy on val, in [0, 1], after the last epoch."""
+    if side == "ours":
+        return ours(data, NETWORK, {}, epochs, seed, Pace())
+    return torchvision(
+        data, partial(create_model, NETWORK, num_classes=len(data.classes)), epochs, seed, Pace()
+    )
 
 
 def main(options: argparse.Namespace) -> None:
@@ -147,8 +57,8 @@ def main(options: argparse.Namespace) -> None:
     for name in missing:
         side, _, seed = name.split("/")
         begin = time.monotonic()
-        accuracy = {"ours": ours, "torchvision": torchvision}[side](data, options.epochs, int(seed))
-        record = {"cell": name, "val": accuracy, "val_images": len(data.val), "train_images": len(data.train)}
+        val = accuracy(side, data, options.epochs, int(seed))
+        record = {"cell": name, "val": val, "val_images": len(data.val), "train_images": len(data.train)}
         record["seconds"] = round(time.monotonic() - begin, 1)
         print(json.dumps(record), flush=True)
         if not options.limit:

@@ -50,7 +50,6 @@ NETWORKS = {
     "mobilenet_v2": (224, 16, "photos"),
     "efficientnet_b0": (224, 16, "photos"),
 }
-STANDARD = "resnet18_cifar"  # of which epochs are extrapolated; torchvision's loop alone beside ours
 RECOMPUTE = (
     "recompute"  # in the place of settings: our side computes activations again, beside torchvision's loop
 )
@@ -71,12 +70,11 @@ class Cell:
 
     def words(self, where: str, seconds: float, rounds: int) -> list[str]:
         """The command's words after `convatlas`; `where` is what its data are called here."""
-        standard, recompute = self.network == STANDARD, self.peers == RECOMPUTE
-        side, batch, _ = (32, 128, "") if standard else NETWORKS[self.network]
-        target = "benchmarks/resnet18_cifar.py:make" if standard else self.network
-        against = PEERS[:1] if standard or recompute else PEERS
+        recompute = self.peers == RECOMPUTE
+        side, batch, _ = NETWORKS[self.network]
+        against = PEERS[:1] if recompute else PEERS
         return [
-            *("bench", target, "--train", "--batch", str(batch), "--image-size", str(side)),
+            *("bench", self.network, "--train", "--batch", str(batch), "--image-size", str(side)),
             *("--data", where, "--seconds", str(seconds), "--rounds", str(rounds)),
             *(word for peer in against for word in ("--against", peer)),
             *(["--peer-amp"] if self.peers == "amp" else []),
@@ -91,7 +89,6 @@ def cells() -> Iterator[Cell]:
         for data in ("synthetic", pictures):
             for peers in SETTINGS:
                 yield Cell(network, data, peers)
-    yield Cell(STANDARD, "cifar10", "default")
     if "resnet50" in NETWORKS:
         yield Cell("resnet50", "synthetic", RECOMPUTE)
 

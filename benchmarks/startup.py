@@ -1,17 +1,19 @@
 """How long `convatlas` takes from a cold start of Python to its first words.
 
+    pip install -e .
     python benchmarks/startup.py [RUNS]
 
 The goals on a current machine: 0.15 s for `--help`, 6 s until `train` has made its first step. Prints the fastest and
-the median of `RUNS` (default 15; a tenth of them for what takes seconds), the processor time, and what `python -c pass`
-and `import torch` take for comparison. It is measured and never asserted: a busy machine is slow.
+the median of `RUNS` (default 15; a third of them for what takes seconds), the processor time, and what `python -c pass`
+and `import torch` take for comparison, and writes `benchmarks/results/startup-DATE.json`. It is measured and never
+asserted: a busy machine is slow.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
-import platform
 import signal
 import statistics
 import subprocess
@@ -21,6 +23,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from convatlas.measure.machine import machine, versions
+
+RESULTS = Path(__file__).parent / "results"
 PYTHON = [sys.executable]
 CONVATLAS = [sys.executable, "-m", "convatlas"]
 LONG = ("digits", "list", "import torch")  # what takes seconds
@@ -56,21 +61,28 @@ def main(runs: int) -> None:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for number in range(runs):
         for name, command in COMMANDS.items():
-            if number % 10 == 0 or not any(word in name for word in LONG):
+            if number % 3 == 0 or not any(word in name for word in LONG):
                 times[name].append(seconds(command))
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
     result = {
-        "machine": f"{platform.processor() or platform.machine()}, Python {platform.python_version()}",
-        "runs": runs,
+        "date": date,
+        "command": f"python benchmarks/startup.py {runs}",
         "seconds": {
             name: {
                 "fastest": round(min(wall for wall, _ in each), 3),
                 "median": round(statistics.median(wall for wall, _ in each), 3),
                 "processor": round(statistics.median(used for _, used in each), 3),
+                "runs": len(each),
             }
             for name, each in times.items()
         },
+        "machine": machine(),
+        "versions": versions(),
     }
-    print(json.dumps(result, indent=2))
+    print(json.dumps(result["seconds"], indent=2))
+    file = RESULTS / f"startup-{date}.json"
+    file.write_text(json.dumps(result, indent=2) + "\n")
+    print(file)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from convatlas.bench.race import geometric_mean
@@ -19,14 +20,15 @@ PAGE = HERE / "speed-results.md"
 RESULTS = HERE.parent / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- speed: (\w+) -->\n).*?(<!-- end of speed -->)", re.DOTALL)
 PEERS = ("torchvision", "timm", "lightning")
-STANDARD, RECOMPUTE = "resnet18_cifar", "recompute"  # a network and a setting of their own
-EPOCH = 50_000  # training images of CIFAR-10
+RECOMPUTE = "recompute"  # in the place of settings
+EPOCH, EPOCHS = 50_000, 30  # what is extrapolated to: all training images of CIFAR-10, a usual length
 MISSING = "Not measured yet.\n"
+OWN = ("accuracy", "epochs", "waiting", "startup")  # tables of a result of their own; the others are of `speed`
 Cells = Mapping[str, Mapping[str, Any]]
 
 
 def newest(what: str, folder: Path = RESULTS) -> Mapping[str, Any] | None:
-    """The newest result of `speed` or `accuracy`; None if there is none."""
+    """The newest result of `speed` or of one of `OWN`; None if there is none."""
     files = sorted(folder.glob(f"{what}-????-??-??.json"))
     return json.loads(files[-1].read_text()) if files else None
 
@@ -49,7 +51,6 @@ def mean_ratio(found: Cells, settings: str, data: str | None = None) -> float:
         result["ratios"][result["fastest_peer"]]["ratio"]
         for name, result in found.items()
         if name.endswith(f"/{settings}")
-        and not name.startswith(STANDARD)
         and (data is None or (name.split("/")[1] == "synthetic") == (data == "synthetic"))
     ]
     return geometric_mean(ratios)
@@ -60,7 +61,7 @@ def speed(found: Cells, settings: str) -> str:
     rows: list[list[str]] = []
     for name, result in found.items():
         network, data, peers = name.split("/")
-        if peers != settings or network == STANDARD:
+        if peers != settings:
             continue
         ours = result["sides"]["convatlas"]
         row = [f"`{network}`", f"{data}, batch {result['cell']['batch']}"]
@@ -100,20 +101,25 @@ def memory(found: Cells) -> str:
     return table(("network", "data", "convatlas", *PEERS, "ours / torchvision"), rows)
 
 
-def standard(found: Cells) -> str:
-    """An epoch of the standard ResNet-18 on CIFAR-10, extrapolated from blocks of steps."""
+def epochs(report: Mapping[str, Any]) -> str:
+    """Whole epochs of the standard ResNet-18 on CIFAR-10, as they were timed, and what a training would take so."""
     rows: list[list[str]] = []
-    for name, result in found.items():
-        if name.startswith(STANDARD):
-            for side, each in result["sides"].items():
-                rate = each["images_per_second"]
-                facts = each["facts"]
-                row = [side, f"{facts['precision']}, {facts['layout']}", f"{rate['median']:.4g}"]
-                rows.append(
-                    [*row, f"{EPOCH / rate['median']:.0f}", f"{30 * EPOCH / rate['median'] / 60:.0f}"]
-                )
-    header = ("loop", "computes", "images/s", "s an epoch (extrapolated)", "min for 30 epochs (extrapolated)")
-    return table(header, rows)
+    for side, facts in report["facts"].items():
+        own = [record for record in report["epochs"] if record["side"] == side]
+        rate = median(record["images"] / record["seconds"] for record in own)
+        row = [side, f"{facts['precision']}, {facts['layout']}"]
+        row.append(", ".join(f"{record['seconds']:.0f}" for record in own))
+        row.append(", ".join(f"{100 * record['val']:.2f}" for record in own))
+        rows.append([*row, f"{rate:.4g}", f"{EPOCHS * EPOCH / rate / 60:.0f}"])
+    header = ("loop", "computes", "s of each epoch", "val accuracy after each, %", "images/s")
+    rates = [ceiling["conv bf16"] / 1e9 for ceiling in report["ceiling_macs_per_second"]]
+    busiest = max(record["others"] for record in report["epochs"])
+    return (
+        table((*header, f"min for {EPOCHS} epochs of {EPOCH:,} (extrapolated)"), rows)
+        + f"\n{report['train_images']:,} training images, {report['val_images']:,} of val; {report['date']}. Beside it "
+        f"bf16 convolutions made {' and '.join(f'{rate:.0f}' for rate in rates)} G multiply-adds/s before and after, and "
+        f"others never took more than {busiest:.2f} core.\n"
+    )
 
 
 def machine(report: Mapping[str, Any]) -> str:
@@ -153,21 +159,42 @@ def accuracy(report: Mapping[str, Any]) -> str:
     )
 
 
+def waiting(report: Mapping[str, Any]) -> str:
+    """The share of every epoch that the network waited for its next batch."""
+    rows = [
+        [f"epoch {each['epoch']}", f"{each['seconds']:.1f}", f"{each['images_per_second']:.4g}", f"{each['waiting_share']:.1%}"]
+        for each in report["epochs"]
+    ]
+    header = ("epoch", "s", "images/s", "waited")
+    return f"`{report['command']}`; {report['date']}.\n\n" + table(header, rows)
+
+
+def startup(report: Mapping[str, Any]) -> str:
+    """Seconds from the start of Python to the first words of each command."""
+    rows = [
+        [f"`{name}`", f"{each['runs']} runs", *(f"{each[kind]:.2f}" for kind in ("median", "fastest", "processor"))]
+        for name, each in report["seconds"].items()
+    ]
+    return table(("until", "", "median, s", "fastest, s", "processor's, s"), rows) + f"\n{report['date']}.\n"
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "default": lambda report: speed(cells(report), "default"),
     "amp": lambda report: speed(cells(report), "amp"),
     "memory": lambda report: memory(cells(report)),
-    "standard": lambda report: standard(cells(report)),
+    "epochs": epochs,
+    "waiting": waiting,
+    "startup": startup,
     "machine": machine,
     "accuracy": accuracy,
 }
 
 
 def filled(page: str, reports: Mapping[str, Mapping[str, Any] | None]) -> str:
-    """The page with its tables; `reports` holds the results of `speed` and `accuracy`, or None where there is none."""
+    """The page with its tables; `reports` holds the newest result of each kind, or None where there is none."""
 
     def fill(match: re.Match[str]) -> str:
-        report = reports["accuracy" if match[2] == "accuracy" else "speed"]
+        report = reports[match[2] if match[2] in OWN else "speed"]
         return match[1] + (TABLES[match[2]](report) if report else MISSING) + match[3]
 
     return BLOCK.sub(fill, page)
@@ -176,7 +203,7 @@ def filled(page: str, reports: Mapping[str, Mapping[str, Any] | None]) -> str:
 def main(check: bool) -> int:
     """Write, or compare; 1 if the page is not what the result says."""
     page = PAGE.read_text()
-    now = filled(page, {what: newest(what) for what in ("speed", "accuracy")})
+    now = filled(page, {what: newest(what) for what in ("speed", *OWN)})
     if check:
         if now != page:
             print(f"{PAGE.name} is not what benchmarks/results says: python docs/speed_results.py")

@@ -87,6 +87,22 @@ def test_training_beside_peers(capsys: pytest.CaptureFixture[str]) -> None:
     assert "starting lightning" in shown.err
 
 
+def test_a_network_with_settings_is_the_same_on_all_sides(capsys: pytest.CaptureFixture[str]) -> None:
+    """torchvision has no such resnet18, so its loop trains ours."""
+    command = ["bench", "resnet18", "--option", "stem=3x3", "--option", "width=8", "--train", "--batch", "2"]
+    quick = ["--image-size", "32", "--threads", "1", "--seconds", "0.3", "--rounds", "1"]
+    assert run(*command, *quick, "--against", "torchvision", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    wanted = sum(each.numel() for each in create_model("resnet18", stem="3x3", width=8).parameters())
+    for side in told["sides"].values():
+        assert (side["facts"]["network"], side["facts"]["parameters"]) == ("convatlas:resnet18", wanted)
+    assert told["cell"]["wish"]["options"] == {"stem": "3x3", "width": 8}
+    assert run(*command[:4], *quick, "--batch", "2") == 0
+    assert "resnet18 stem=3x3: inference of 2 x 3 x 32 x 32, noise" in capsys.readouterr().out
+    assert run("bench", "resnet18", "--option", "stam=3x3") == 2
+    assert "stem" in capsys.readouterr().err
+
+
 def test_training_on_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for number in range(24):

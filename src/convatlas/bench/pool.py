@@ -27,7 +27,7 @@ from convatlas.errors import ConvAtlasError, ResourceError
 
 QUIET = 0.12  # cores: blocks in which others took more are dropped
 STOPPED = 5.0  # seconds that a group may take to stop
-PATIENCE = 600.0  # seconds for one block or a start; then something hangs
+PATIENCE = 600.0  # seconds for one turn or a start; then something hangs
 _OWN_SETTINGS = ("GOMP_SPINCOUNT",)  # that the command line makes for itself; see cli/main.py
 
 
@@ -62,7 +62,10 @@ class Block:
 
 
 class Side:
-    """A process that waits at a gate; `command` is given the number of its end of the channel as last word."""
+    """A process that waits at a gate; `command` is given the number of its end of the channel as last word.
+
+    It is given `patience` seconds for a turn.
+    """
 
     def __init__(
         self,
@@ -70,8 +73,9 @@ class Side:
         command: Sequence[str],
         task: Mapping[str, Any],
         environment: Mapping[str, str] | None = None,
+        patience: float = PATIENCE,
     ) -> None:
-        self.name = name
+        self.name, self.patience = name, patience
         near, far = socket.socketpair()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the side
         with far:
@@ -96,15 +100,19 @@ class Side:
 
     def block(self, steps: int, *, new_peak: bool = False) -> Block:
         """Let it run so many steps, fewer where an epoch has fewer."""
+        told, others = self.turn({"steps": steps, "new_peak": new_peak})
+        return Block(told["seconds"], told["steps"], told["images"], others, told["loss"], told["peak_bytes"])
+
+    def turn(self, wish: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+        """Let it go on until it answers: its answer, and how many cores other processes took meanwhile."""
         before, own_before, begin = worked(), self._worked(), time.perf_counter()
-        self._tell({"steps": steps, "new_peak": new_peak})
+        self._tell(wish)
         self._signal(signal.SIGCONT)
         told = self._answer()
         self._stop()
         seconds = time.perf_counter() - begin
         own = self._worked() - own_before
-        others = max(worked() - before - own, 0.0) / seconds
-        return Block(told["seconds"], told["steps"], told["images"], others, told["loss"], told["peak_bytes"])
+        return told, max(worked() - before - own, 0.0) / seconds
 
     def close(self) -> None:
         """End it and all its processes, also those that outlived their first."""
@@ -123,12 +131,12 @@ class Side:
 
     def _answer(self) -> dict[str, Any]:
         """What it says next. Raises the failure that it ended with."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + self.patience
         while not self._pipe.connection.poll(0.5):
             if self._process.poll() is not None and not self._pipe.connection.poll(0):
                 raise self._failure()
             if time.monotonic() > until:
-                raise ResourceError(f"{self.name} did not end its block in {PATIENCE:g} s.\n{self._said()}")
+                raise ResourceError(f"{self.name} did not end its turn in {self.patience:g} s.\n{self._said()}")
         try:
             return self._pipe.ask()
         except (EOFError, OSError):

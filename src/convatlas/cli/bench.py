@@ -76,6 +76,10 @@ def bench(
         str | None, typer.Option(metavar="C,H,W", help="Instead of both: the whole shape, without batch.")
     ] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes.", min=1)] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="Setting of the network; may be repeated."),
+    ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -124,6 +128,7 @@ def bench(
         "channels": channels,
         "classes": classes,
         "input_shape": shape,
+        "options": console.settings(options or ()),
     }
     if rows:
         for name in names:

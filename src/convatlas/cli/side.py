@@ -65,12 +65,16 @@ def do(task: dict[str, Any], gate: Any) -> None:
 
 
 def network(side: str, cell: Cell) -> tuple[nn.Module, str]:
-    """The network with weights, and whose it is: a peer's own where its library has the same one."""
+    """The network with weights, and whose it is: a peer's own where its library has the same one.
+
+    With settings of its own it is ours everywhere, since a library's network has others.
+    """
     from convatlas.bench.cell import OURS
     from convatlas.cli import target
 
     found = target.resolve(cell.network, **cell.wish)
-    if side != OURS and found.spec is not None and found.origin == "canon" and cell.shape[0] == 3:
+    theirs = side != OURS and found.origin == "canon" and cell.shape[0] == 3 and not cell.wish.get("options")
+    if theirs and found.spec is not None:
         library = "torchvision" if side == "lightning" else side
         if library in found.spec.peers:
             own = f"{library}:{found.spec.peers[library]}"

@@ -41,6 +41,7 @@ class Wanted:
     channels: int | None = None
     classes: int | None = None
     input_shape: target.Shape | None = None
+    options: Mapping[str, Any] | None = None
     dtype: str | None = None
     channels_last: bool | None = None
     recompute: bool = False
@@ -142,13 +143,15 @@ def _cell(name: str, wanted: Wanted, folder: Path) -> tuple[Cell, target.Target]
             held=pictures.held(data, folder / "held.npz") if wanted.against else "",
             augmentation=pictures.augmentation(data),
         )
-    if channels is not None and channels == target.resolve(name).input_shape[0]:
+    options = dict(wanted.options or {})
+    if channels is not None and channels == target.resolve(name, options=options).input_shape[0]:
         channels = None  # its own; some networks cannot be given others
     wish: dict[str, Any] = {
         "image_size": wanted.image_size,
         "channels": channels,
         "classes": classes,
         "input_shape": wanted.input_shape,
+        "options": options,
     }
     found = target.resolve(name, **wish)
     if wanted.train and len(found.input_shape) != 3:
@@ -213,7 +216,8 @@ def show(result: Result) -> None:
     what = "training step" if cell.train else "inference"
     shape = " x ".join(map(str, cell.shape))
     data = "noise" if cell.synthetic else cell.data
-    console.show(f"{cell.network}: {what} of {cell.batch} x {shape}, {data}")
+    settings = "".join(f" {name}={value}" for name, value in cell.wish.get("options", {}).items())
+    console.show(f"{cell.network}{settings}: {what} of {cell.batch} x {shape}, {data}")
     header = ("side", "images/s", "quartiles", "latency ms", "peak MiB", "blocks", "dropped")
     if result.ratios:
         header = (*header, "ours is", "95 % interval")

@@ -337,9 +337,11 @@ def _check_size(network: nn.Module, name: str, prepared: Preprocessing, recipe: 
     try:
         trace(network, (len(prepared.mean), height, width))
     except UsageError as error:
+        advice = f"choose larger ones with --image-size (its paper's: {find(name).image})"
+        if least < max(prepared.size):
+            advice = f"the recipe's sizes begin there, and --set 'sizes=[]' trains at {max(prepared.size)} alone"
         raise UsageError(
-            f"{name} cannot be trained on images of {height}x{width} pixels; choose larger ones with --image-size "
-            f"(its paper's: {find(name).image}). {error}"
+            f"{name} cannot be trained on images of {height}x{width} pixels; {advice}. {error}"
         ) from error
 
 

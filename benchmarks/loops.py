@@ -1,0 +1,187 @@
+"""One recipe for CIFAR-10 through two loops: ours with its default settings, and torchvision's in fp32.
+
+SGD with momentum 0.9, weight decay 5e-4 on everything, batches of 128, shift by 4 px and mirror, a cosine from 0.1 to 0
+over all steps; val after every epoch. Both see the same images, and validate on the same ones.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision import transforms
+
+from convatlas import api
+from convatlas.bench import feeds
+from convatlas.bench.cell import Cell
+from convatlas.bench.peers import torchvision_epoch
+from convatlas.data import Data, Split
+from convatlas.train import Compute, Observer, RunFolder
+
+BATCH, LR, MOMENTUM, DECAY = 128, 0.1, 0.9, 5e-4
+SIDES = ("ours", "torchvision")
+SETTINGS: dict[str, Any] = {
+    "batch_size": BATCH,
+    "optimizer": "sgd",
+    "lr": LR,
+    "momentum": MOMENTUM,
+    "weight_decay": DECAY,
+    "decay_all": True,
+    "schedule": "cosine",
+    "warmup": 0.0,
+    "label_smoothing": 0.0,
+    "clip_norm": 0.0,
+    "ema": 0.0,
+    "image_size": 32,
+    "resize": "squash",
+    "crop": "shift",
+    "flip": True,
+    "trivial": False,
+    "erasing": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "mean": list(feeds.MEAN),
+    "std": list(feeds.STD),
+}
+
+
+def limited(data: Data, images: int) -> Data:
+    """The first so many images of train and val, in the order of a seed."""
+    few = {
+        split.name: split.subset(np.random.default_rng(0).permutation(len(split))[:images])
+        for split in (data.train, data.val)
+    }
+    return replace(data, **few)
+
+
+class Pace:
+    """Is told how a training goes, and may keep it waiting; this one does neither. `facts` say how it computes."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+
+    def epoch(self) -> None:
+        """An epoch begins when this returns."""
+
+    def step(self, images: int) -> None:
+        """A step with so many images is over."""
+
+    def validated(self, accuracy: float) -> None:
+        """An epoch is over: the share of val that is named right, in [0, 1]."""
+
+
+def ours(
+    data: Data,
+    model: str,
+    options: Mapping[str, Any],
+    epochs: int,
+    seed: int,
+    pace: Pace,
+    *,
+    own_process: bool = False,
+) -> float:
+    """Train one of our networks: accuracy on val, in [0, 1], after the last epoch.
+
+    `own_process`: the process is there for this alone, so its allocator may be set, as `convatlas train` does.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        run = api.train(
+            data,
+            model,
+            out=out,
+            seed=seed,
+            options=options,
+            settings={**SETTINGS, "epochs": epochs},
+            compute=Compute(own_process=own_process),
+            observer=_Led(pace, RunFolder(out), epochs),
+        )
+        return [record for record in run.folder.metrics() if record["kind"] == "val"][-1]["top1"]
+
+
+class _Led(Observer):
+    """Leads our loop at a pace."""
+
+    def __init__(self, pace: Pace, folder: RunFolder, epochs: int) -> None:
+        self.pace, self.folder, self.epochs = pace, folder, epochs
+
+    def started(self, *, steps: int, steps_per_epoch: int, epochs: int, step: int) -> None:
+        """Also how it computes has been settled."""
+        speed = self.folder.read_run()["speed"]
+        self.pace.facts = {
+            "precision": "bf16 autocast" if speed["precision"] == "bf16" else "fp32",
+            "layout": "channels-last" if speed["channels_last"] else "NCHW",
+            "threads": torch.get_num_threads(),
+        }
+        self.pace.epoch()
+
+    def stepped(self, *, step: int, epoch: int, loss: float, lr: float, images: int) -> None:
+        """One step is over."""
+        self.pace.step(images)
+
+    def evaluated(self, record: Mapping[str, Any]) -> None:
+        """The next epoch begins, if there is one."""
+        self.pace.validated(record["top1"])
+        if record["epoch"] < self.epochs:
+            self.pace.epoch()
+
+
+def torchvision(data: Data, make: Callable[[], nn.Module], epochs: int, seed: int, pace: Pace) -> float:
+    """Train a network as torchvision's training script does: accuracy on val, in [0, 1], after the last epoch."""
+    torch.manual_seed(seed)
+    network = make()
+    optimiser = torch.optim.SGD(network.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
+    cell = Cell("", (3, 32, 32), len(data.classes), BATCH, True, data="cifar10", augmentation="shift")
+    pace.facts = {"precision": "fp32", "layout": "NCHW", "threads": torch.get_num_threads()}
+    with tempfile.TemporaryDirectory() as folder:
+        held = {
+            split.name: _held(split, Path(folder) / f"{split.name}.npz") for split in (data.train, data.val)
+        }
+        augmented = feeds.Held(held["train"], transforms.Compose(list(feeds.steps(cell))))
+        plain = feeds.Held(held["val"], transforms.Compose(list(feeds.steps(cell))[-3:]))
+        loader = torch.utils.data.DataLoader(
+            augmented, BATCH, shuffle=True, drop_last=True, num_workers=feeds.workers(16)
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=epochs * len(loader))
+        accuracy = 0.0
+        for _ in range(epochs):
+            pace.epoch()
+            gate: Any = _Gate(pace, schedule)
+            torchvision_epoch(network, nn.CrossEntropyLoss(), optimiser, loader, gate, cell)
+            accuracy = _accuracy(network, torch.utils.data.DataLoader(plain, 256))
+            pace.validated(accuracy)
+        return accuracy
+
+
+class _Gate:
+    """What torchvision's loop is told, as it tells a benchmark's gate; it steps the schedule."""
+
+    def __init__(self, pace: Pace, schedule: torch.optim.lr_scheduler.LRScheduler) -> None:
+        self.pace, self.schedule = pace, schedule
+
+    def epoch(self, steps: int) -> None:
+        """Nothing waits here."""
+
+    def step(self, images: int, loss: float | None = None) -> None:
+        """One step of the schedule."""
+        self.schedule.step()
+        self.pace.step(images)
+
+
+def _held(split: Split, file: Path) -> Path:
+    images = np.stack([split.image(row) for row in range(len(split))])
+    np.savez(file, images=images, labels=split.labels)
+    return file
+
+
+@torch.inference_mode()
+def _accuracy(network: nn.Module, loader: Any) -> float:
+    network.eval()
+    right = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in loader)
+    return right / len(loader.dataset)
