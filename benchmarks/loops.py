@@ -1,7 +1,8 @@
 """One recipe for CIFAR-10 through two loops: ours with its default settings, and torchvision's in fp32.
 
 SGD with momentum 0.9, weight decay 5e-4 on everything, batches of 128, shift by 4 px and mirror, a cosine from 0.1 to 0
-over all steps; val after every epoch. Both see the same images, and validate on the same ones.
+over all steps, on request after a linear warm-up from a hundredth; val after every epoch. Both see the same images, and
+validate on the same ones.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from convatlas.data import Data, Split
 from convatlas.train import Compute, Observer, RunFolder
 
 BATCH, LR, MOMENTUM, DECAY = 128, 0.1, 0.9, 5e-4
+WARMUP_START = 0.01  # torchvision's --lr-warmup-decay
 SIDES = ("ours", "torchvision")
 SETTINGS: dict[str, Any] = {
     "batch_size": BATCH,
@@ -34,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "weight_decay": DECAY,
     "decay_all": True,
     "schedule": "cosine",
-    "warmup": 0.0,
+    "warmup_start": WARMUP_START,
     "label_smoothing": 0.0,
     "clip_norm": 0.0,
     "ema": 0.0,
@@ -84,11 +86,13 @@ def ours(
     seed: int,
     pace: Pace,
     *,
+    warmup: float = 0.0,
     own_process: bool = False,
 ) -> float:
     """Train one of our networks: accuracy on val, in [0, 1], after the last epoch.
 
-    `own_process`: the process is there for this alone, so its allocator may be set, as `convatlas train` does.
+    `warmup`: a share of all steps. `own_process`: the process is there for this alone, so its allocator may be set, as
+    `convatlas train` does.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -98,7 +102,7 @@ def ours(
             out=out,
             seed=seed,
             options=options,
-            settings={**SETTINGS, "epochs": epochs},
+            settings={**SETTINGS, "epochs": epochs, "warmup": warmup},
             compute=Compute(own_process=own_process),
             observer=_Led(pace, RunFolder(out), epochs),
         )
@@ -132,8 +136,19 @@ class _Led(Observer):
             self.pace.epoch()
 
 
-def torchvision(data: Data, make: Callable[[], nn.Module], epochs: int, seed: int, pace: Pace) -> float:
-    """Train a network as torchvision's training script does: accuracy on val, in [0, 1], after the last epoch."""
+def torchvision(
+    data: Data,
+    make: Callable[[], nn.Module],
+    epochs: int,
+    seed: int,
+    pace: Pace,
+    *,
+    warmup: float = 0.0,
+) -> float:
+    """Train a network as torchvision's training script does: accuracy on val, in [0, 1], after the last epoch.
+
+    `warmup`: a share of all steps.
+    """
     torch.manual_seed(seed)
     network = make()
     optimiser = torch.optim.SGD(network.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
@@ -148,29 +163,41 @@ def torchvision(data: Data, make: Callable[[], nn.Module], epochs: int, seed: in
         loader = torch.utils.data.DataLoader(
             augmented, BATCH, shuffle=True, drop_last=True, num_workers=feeds.workers(16)
         )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=epochs * len(loader))
+        rate = schedule(optimiser, epochs * len(loader), warmup)
         accuracy = 0.0
         for _ in range(epochs):
             pace.epoch()
-            gate: Any = _Gate(pace, schedule)
+            gate: Any = _Gate(pace, rate)
             torchvision_epoch(network, nn.CrossEntropyLoss(), optimiser, loader, gate, cell)
             accuracy = _accuracy(network, torch.utils.data.DataLoader(plain, 256))
             pace.validated(accuracy)
         return accuracy
 
 
+def schedule(
+    optimiser: torch.optim.Optimizer, steps: int, warmup: float
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """As torchvision's script puts it together, but for steps in the place of epochs."""
+    warm = round(warmup * steps)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=steps - warm)
+    if not warm:
+        return cosine
+    linear = torch.optim.lr_scheduler.LinearLR(optimiser, WARMUP_START, total_iters=warm)
+    return torch.optim.lr_scheduler.SequentialLR(optimiser, [linear, cosine], milestones=[warm])
+
+
 class _Gate:
     """What torchvision's loop is told, as it tells a benchmark's gate; it steps the schedule."""
 
-    def __init__(self, pace: Pace, schedule: torch.optim.lr_scheduler.LRScheduler) -> None:
-        self.pace, self.schedule = pace, schedule
+    def __init__(self, pace: Pace, rate: torch.optim.lr_scheduler.LRScheduler) -> None:
+        self.pace, self.rate = pace, rate
 
     def epoch(self, steps: int) -> None:
         """Nothing waits here."""
 
     def step(self, images: int, loss: float | None = None) -> None:
         """One step of the schedule."""
-        self.schedule.step()
+        self.rate.step()
         self.pace.step(images)
 
 

@@ -50,7 +50,9 @@ def main(options: argparse.Namespace) -> None:
     }
     file = RESULTS / f"waiting-{date}.json"
     file.write_text(json.dumps(report, indent=2) + "\n")
-    print("waited for", ", ".join(f"{share:.1%}" for share in report["waiting_share"]), "of each epoch;", file)
+    print(
+        "waited for", ", ".join(f"{share:.1%}" for share in report["waiting_share"]), "of each epoch;", file
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,12 @@ PEERS = ("torchvision", "timm", "lightning")
 RECOMPUTE = "recompute"  # in the place of settings
 EPOCH, EPOCHS = 50_000, 30  # what is extrapolated to: all training images of CIFAR-10, a usual length
 MISSING = "Not measured yet.\n"
-OWN = ("accuracy", "epochs", "waiting", "startup")  # tables of a result of their own; the others are of `speed`
+OWN = (
+    "accuracy",
+    "epochs",
+    "waiting",
+    "startup",
+)  # tables of a result of their own; the others are of `speed`
 Cells = Mapping[str, Mapping[str, Any]]
 
 
@@ -117,8 +122,8 @@ def epochs(report: Mapping[str, Any]) -> str:
     return (
         table((*header, f"min for {EPOCHS} epochs of {EPOCH:,} (extrapolated)"), rows)
         + f"\n{report['train_images']:,} training images, {report['val_images']:,} of val; {report['date']}. Beside it "
-        f"bf16 convolutions made {' and '.join(f'{rate:.0f}' for rate in rates)} G multiply-adds/s before and after, and "
-        f"others never took more than {busiest:.2f} core.\n"
+        f"bf16 convolutions made {' and '.join(f'{rate:.0f}' for rate in rates)} G multiply-adds/s before and after, "
+        f"and others never took more than {busiest:.2f} core.\n"
     )
 
 
@@ -162,7 +167,12 @@ def accuracy(report: Mapping[str, Any]) -> str:
 def waiting(report: Mapping[str, Any]) -> str:
     """The share of every epoch that the network waited for its next batch."""
     rows = [
-        [f"epoch {each['epoch']}", f"{each['seconds']:.1f}", f"{each['images_per_second']:.4g}", f"{each['waiting_share']:.1%}"]
+        [
+            f"epoch {each['epoch']}",
+            f"{each['seconds']:.1f}",
+            f"{each['images_per_second']:.4g}",
+            f"{each['waiting_share']:.1%}",
+        ]
         for each in report["epochs"]
     ]
     header = ("epoch", "s", "images/s", "waited")
@@ -172,7 +182,11 @@ def waiting(report: Mapping[str, Any]) -> str:
 def startup(report: Mapping[str, Any]) -> str:
     """Seconds from the start of Python to the first words of each command."""
     rows = [
-        [f"`{name}`", f"{each['runs']} runs", *(f"{each[kind]:.2f}" for kind in ("median", "fastest", "processor"))]
+        [
+            f"`{name}`",
+            f"{each['runs']} runs",
+            *(f"{each[kind]:.2f}" for kind in ("median", "fastest", "processor")),
+        ]
         for name, each in report["seconds"].items()
     ]
     return table(("until", "", "median, s", "fastest, s", "processor's, s"), rows) + f"\n{report['date']}.\n"

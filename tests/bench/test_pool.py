@@ -128,8 +128,8 @@ def test_a_side_that_was_killed_between_blocks_is_told(side: Callable[..., Side]
 
 def test_a_side_that_hangs_is_given_up(side: Callable[..., Side], monkeypatch: pytest.MonkeyPatch) -> None:
     loop = side()
-    monkeypatch.setattr(pool, "PATIENCE", 0.5)
-    with pytest.raises(ConvAtlasError, match="did not end its block in"):
+    monkeypatch.setattr(loop, "patience", 0.5)
+    with pytest.raises(ConvAtlasError, match=r"did not end its turn in 0\.5 s"):
         loop.block(900)
 
 

@@ -25,6 +25,7 @@ from convatlas.cli.target import resolve
 from convatlas.measure.roof import KERNELS, Rate, Roof
 from convatlas.measure.roofline import roofline
 from convatlas.models import create_model
+from convatlas.train import schedule
 
 ROOT = Path(__file__).parents[2]
 
@@ -271,6 +272,18 @@ def test_accuracies_are_told(page: ModuleType) -> None:
         "ours 90.12 % (deviation 0.10), torchvision 90.00 % (deviation 0.20); ours less torchvision's +0.12"
         in told
     )
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.2])
+def test_both_loops_have_the_same_rate(warmup: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    loops = script("benchmarks/loops.py", monkeypatch)
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=loops.LR)
+    theirs = loops.schedule(optimiser, 50, warmup)
+    mine = schedule.warmed_up(schedule.cosine(), warmup, loops.WARMUP_START)
+    for step in range(50):
+        assert optimiser.param_groups[0]["lr"] == pytest.approx(loops.LR * mine(step / 50), abs=1e-12)
+        optimiser.step()
+        theirs.step()
 
 
 EPOCHS = {

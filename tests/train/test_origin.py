@@ -508,7 +508,9 @@ def test_the_command_does_it_again_with_its_weights_and_options(
 def test_images_too_small_for_the_network_are_refused_before_a_run_exists(two: Data, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"vgg11 cannot be trained on images of 7x7.*--image-size.*pool3"):
         begin(two, model="vgg11", settings={**SHORT, "image_size": 7}, out=tmp_path / "run", compute=CPU)
-    sizes = {**SHORT, "image_size": 32, "sizes": ((0.0, 7), (0.5, 32))}
-    with pytest.raises(UsageError, match=r"images of 7x7 pixels; the recipe's sizes begin.*sizes=\[\].* at 32 alone"):
+    sizes = {**SHORT, "image_size": 32, "sizes": ((0.0, 8), (0.5, 32))}
+    with pytest.raises(
+        UsageError, match=r"images of 8x8 pixels; the recipe's sizes begin.*sizes=\[\].* at 32 alone"
+    ):
         begin(two, model="vgg11", settings=sizes, out=tmp_path / "run", compute=CPU)
     assert not (tmp_path / "run").exists()

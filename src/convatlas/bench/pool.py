@@ -136,7 +136,9 @@ class Side:
             if self._process.poll() is not None and not self._pipe.connection.poll(0):
                 raise self._failure()
             if time.monotonic() > until:
-                raise ResourceError(f"{self.name} did not end its turn in {self.patience:g} s.\n{self._said()}")
+                raise ResourceError(
+                    f"{self.name} did not end its turn in {self.patience:g} s.\n{self._said()}"
+                )
         try:
             return self._pipe.ask()
         except (EOFError, OSError):

@@ -339,7 +339,9 @@ def _check_size(network: nn.Module, name: str, prepared: Preprocessing, recipe: 
     except UsageError as error:
         advice = f"choose larger ones with --image-size (its paper's: {find(name).image})"
         if least < max(prepared.size):
-            advice = f"the recipe's sizes begin there, and --set 'sizes=[]' trains at {max(prepared.size)} alone"
+            advice = (
+                f"the recipe's sizes begin there, and --set 'sizes=[]' trains at {max(prepared.size)} alone"
+            )
         raise UsageError(
             f"{name} cannot be trained on images of {height}x{width} pixels; {advice}. {error}"
         ) from error
