@@ -7,7 +7,8 @@ ResNet-18 with a 3x3 stem and no max-pooling, as recipes for CIFAR-10 have it (1
 image): torchvision's network in torchvision's loop, ours in ours, by the recipe of loops.py, with a warm-up over a
 fifth of the steps, its cosine ending with the last epoch. 5,000 of the 50,000 training images are val, the same for
 both; test images are not looked at. Each side is a process, stopped while the other trains one epoch; the seconds are
-those from the first step of an epoch to the end of its last, by the clock, without validation. Writes
+those from the beginning of an epoch to the end of its last step, by the clock: the start of workers and the checkpoint
+of the epoch before are in them, validation is not. Writes
 `benchmarks/results/epochs-DATE.json`: 40 minutes on two cores for three epochs. `--limit` takes so many images only, to
 see that it works, and writes nothing. Measured, never asserted.
 """

@@ -18,7 +18,6 @@ by `python docs/speed_results.py`. Measured, never asserted.
 from __future__ import annotations
 
 import argparse
-import datetime
 import fnmatch
 import json
 import os
@@ -171,9 +170,9 @@ def line(record: Mapping[str, Any]) -> str:
 
 
 def write(found: Mapping[str, Mapping[str, Any]], names: Sequence[str], folder: Path) -> Path:
-    """The dated file with every cell."""
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    last = found[names[-1]]["result"]
+    """The file with every cell, dated by the newest of them."""
+    last = max((found[name]["result"] for name in names), key=lambda result: result["measured"])
+    date = last["measured"][:10]
     report = {
         "date": date,
         "command": "python benchmarks/speed.py",

@@ -87,7 +87,7 @@ def command(wish: argparse.Namespace, out: Path) -> list[str]:
         "--out",
         str(out),
     ]
-    words += ["--accelerator", "cpu", *(["--val-share", "0"] if wish.all_of_train else [])]
+    words += ["--accelerator", "cpu", "--val-share", "0" if wish.all_of_train else "0.1"]
     for option, values in (("--set", wish.settings), ("--option", wish.options)):
         words += [word for value in values for word in (option, value)]
     return words

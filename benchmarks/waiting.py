@@ -48,7 +48,7 @@ def main(options: argparse.Namespace) -> None:
         "machine": machine(),
         "versions": versions(),
     }
-    file = RESULTS / f"waiting-{date}.json"
+    file = options.results / f"waiting-{date}.json"
     file.write_text(json.dumps(report, indent=2) + "\n")
     print(
         "waited for", ", ".join(f"{share:.1%}" for share in report["waiting_share"]), "of each epoch;", file
@@ -59,4 +59,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=os.environ.get("CONVATLAS_DATA"))
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     main(parser.parse_args())

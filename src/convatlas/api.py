@@ -25,7 +25,7 @@ from convatlas.models import create_model, find, list_models
 from convatlas.report import write_report
 from convatlas.train import Compute, Observer, Recipe, RunFolder, Safety, begin
 from convatlas.train import resume as go_on
-from convatlas.train.plan import check_wishes
+from convatlas.train.plan import check_wishes, to_read
 from convatlas.train.repeat import repeated
 from convatlas.train.start import Notify
 from convatlas.weights import load_weights
@@ -112,6 +112,7 @@ def train(
     check_wishes(model, recipe, {**(settings or {}), **fields}, weights, options)
     alone = not _in_group()
     if not isinstance(data, Data):
+        reading = to_read(recipe, {**(settings or {}), **fields}, reading)
         told = observer.noted if observer is not None and alone else None
         data = open_data(_absolute(data), seed=seed, workers=compute.workers, told=told, **reading)
     folder = begin(

@@ -274,6 +274,30 @@ def test_accuracies_are_told(page: ModuleType) -> None:
     )
 
 
+def test_both_loops_train_epochs_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "cifar10.zip", "w") as archive:
+        for number in range(160):
+            with archive.open(f"train/{number % 10}/{number}.png", "w") as file:
+                Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file, "png")
+    epochs = script("benchmarks/epochs.py", monkeypatch)
+    monkeypatch.setattr(epochs, "ceiling", dict)
+    epochs.main(argparse.Namespace(data=tmp_path, epochs=2, seed=0, limit=140, results=tmp_path))
+    *records, told = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert [(record["side"], record["epoch"]) for record in records] == [
+        ("ours", 1),
+        ("torchvision", 1),
+        ("torchvision", 2),
+        ("ours", 2),
+    ]
+    assert all(record["images"] == 128 and 0 <= record["val"] < 1 for record in records)
+    assert told["facts"]["torchvision"]["precision"] == "fp32"
+    assert (told["train_images"], told["val_images"]) == (140, 20)
+    assert not list(tmp_path.glob("*.json"))  # so few images are no measurement
+
+
 @pytest.mark.parametrize("warmup", [0.0, 0.2])
 def test_both_loops_have_the_same_rate(warmup: float, monkeypatch: pytest.MonkeyPatch) -> None:
     loops = script("benchmarks/loops.py", monkeypatch)

@@ -17,7 +17,7 @@ from convatlas.errors import DataError, UsageError
 from convatlas.infer import Run
 from convatlas.models import create_model
 from convatlas.train import Compute, RunFolder, begin, params, recipes
-from convatlas.train.plan import check_wishes, plan
+from convatlas.train.plan import check_wishes, plan, to_read
 from convatlas.weights import read_weights
 
 CPU = Compute(accelerator="cpu", workers=0)
@@ -162,6 +162,27 @@ def test_what_is_named_and_set_wins_over_the_recipes_network_and_options(cifar: 
         check_wishes(None, "speedrun", None, options={"norm_momentun": 0.4})
     with pytest.raises(UsageError, match="no network"):
         plan(cifar, None, "quick", {"network": "lenet55"})
+
+
+def test_a_recipe_says_what_is_held_out_unless_it_is_said(
+    cifar: Data, run: RunFolder, tmp_path: Path
+) -> None:
+    assert to_read("speedrun", None, {"on_bad": "skip"}) == {"val_share": 0, "on_bad": "skip"}
+    assert to_read("speedrun", {"val_share": "0.2"}, {})["val_share"] == 0.2
+    assert to_read("speedrun", None, {"val_share": 0.3})["val_share"] == 0.3
+    assert to_read("quick", None, {})["val_share"] == 0.1
+    assert run.read_run()["command"][-2:] == ["--val-share", "0.1"]  # as those images had been read
+    settings = {**SMALL, "epochs": 1}
+    whole = api.train(cifar.where, recipe="speedrun", settings=settings, out=tmp_path / "whole", compute=CPU)
+    decided = whole.folder.read_run()
+    assert decided["data"]["counts"]["train"] == len(cifar.train) + len(cifar.val) == 360  # 40 are test
+    assert "--val-share" not in decided["command"]
+    assert (
+        api.train(from_run=whole.folder.path, out=tmp_path / "again", compute=CPU).folder.read_run()[
+            "fingerprint"
+        ]
+        == decided["fingerprint"]
+    )
 
 
 def test_without_images_to_validate_with_the_last_weights_are_kept(

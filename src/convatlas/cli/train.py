@@ -114,8 +114,13 @@ def train(
         Literal["error", "skip"], typer.Option(help="Files that are no good images: stop, or leave out.")
     ] = "error",
     val_share: Annotated[
-        float, typer.Option(help="Of the training images, where the data have no val.", min=0, max=0.9)
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            help="Of the training images, where the data have no val; as the recipe has it (0.1) if absent.",
+            min=0,
+            max=0.9,
+        ),
+    ] = None,
     test_share: Annotated[
         float | None,
         typer.Option(help="Set aside as test, where the data have none and one level.", min=0, max=0.9),
@@ -237,8 +242,8 @@ def train(
             reading = {
                 "group_by": group_by,
                 "on_bad": on_bad,
-                "val_share": val_share,
                 "test_share": test_share,
+                **({} if val_share is None else {"val_share": val_share}),
             }
             if from_run is not None:
                 reading = {name: value for name, value in reading.items() if _is_given(context, name)}

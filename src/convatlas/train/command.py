@@ -12,6 +12,7 @@ from typing import Any
 from convatlas.data import Data
 from convatlas.errors import UsageError
 from convatlas.train.compute import Compute
+from convatlas.train.plan import to_read
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
 from convatlas.train.safety import Safety
@@ -44,7 +45,7 @@ def command_for(
             words += [option, f"{field}={value if isinstance(value, str) else json.dumps(value)}"]
     words += ["--seed", str(seed)]
     given = {**reading, "cache": compute.cache, "on_nan": safety.on_nan, "weights": weights}
-    usual = {"on_bad": "error", "val_share": 0.1, "on_nan": "stop"}
+    usual = {"on_bad": "error", "on_nan": "stop", **to_read(recipe, settings, {})}
     for option, value in given.items():
         if value is not None and value != usual.get(option):
             words += [f"--{option.replace('_', '-')}", str(value)]

@@ -99,10 +99,20 @@ def plan(
     return Plan(name, chosen, start, final, preprocessing, reason, tuple(notes))
 
 
+def to_read(
+    recipe: str | Recipe, settings: Mapping[str, Any] | None, reading: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments of `open_data`: what is wished, and the recipe's share of val where nothing is said of it."""
+    return {"val_share": _named(recipe).with_settings(settings or {}).val_share, **reading}
+
+
+def _named(recipe: str | Recipe) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else find_recipe(recipe).recipe
+
+
 def _meant(recipe: str | Recipe, settings: Mapping[str, Any] | None) -> str:
     """The network that a recipe is for, "" if any. Raises `UsageError` for an unknown recipe."""
-    named = recipe if isinstance(recipe, Recipe) else find_recipe(recipe).recipe
-    return str((settings or {}).get("network", named.network))
+    return str((settings or {}).get("network", _named(recipe).network))
 
 
 def _network(data: Data, model: str | None, weights: str | None, meant: str) -> tuple[str, int, str | None]:

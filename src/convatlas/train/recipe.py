@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from convatlas.data import Augment, Split
 from convatlas.data.colour import components
+from convatlas.data.dataset import VAL_SHARE
 from convatlas.errors import BadCheckpoint, DataError, UsageError, did_you_mean
 from convatlas.files import read_untrusted
 from convatlas.layers.init import INITIALISATIONS
@@ -111,6 +112,7 @@ class Recipe:
     hold_from: Named = ()  # (pattern of parameters' names, progress from which on they are held)
 
     # what is kept and when to stop
+    val_share: float = VAL_SHARE  # held out where the data have no val and nobody says how much
     ema: float = 0.0  # decay; 0: no average
     validate_every: int = 1  # epochs; the last one is always validated
     early_stopping: int = 0  # epochs without a better validation score; 0: never
@@ -234,6 +236,7 @@ def read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 _RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 100_000),
+    "val_share": (0, 0.9),
     "batch_size": (1, 1_000_000),
     "accumulate": (1, 1_000_000),
     "lr": (0, 1_000),

@@ -1,9 +1,9 @@
 """How a recipe's arithmetic is computed, by a rule that reads a table of measurements.
 
 A recipe says what a paper would print. `Speed` is the rest: the precision, where numbers lie in memory, which layers
-stay in float32, how many threads. These change bits, so no clock decides them: `rule` is a function of network, batch,
-device and version, and gives two runs the same. What it knows are the rows of `speed.json`; a network is computed as
-the row that is most like it was fastest.
+stay in float32, how many threads. These change bits, so no clock decides them: `rule` is a function of network, batch
+and device, and gives two runs of one version the same. What it knows are the rows of `speed.json`; a network is
+computed as the row that is most like it was fastest.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from convatlas.data import Batches, Data, Preprocessing, open_data
+from convatlas.data.dataset import VAL_SHARE
 from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.files import newest
 from convatlas.layers.init import INITIALISATIONS, initialise
@@ -33,7 +34,7 @@ from convatlas.train.loop import Loop
 from convatlas.train.observer import Observer
 from convatlas.train.origin import again
 from convatlas.train.params import held
-from convatlas.train.plan import check_wishes, plan
+from convatlas.train.plan import check_wishes, plan, to_read
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RUN, RunFolder
 from convatlas.train.safety import Safety
@@ -76,9 +77,11 @@ def begin(
     if out is not None and not auto_resume:
         RunFolder.check_free(Path(out))  # before any work is done
     check_wishes(model, recipe, settings, weights, options)
-    data = (
-        where if isinstance(where, Data) else open_data(where, seed=seed, workers=compute.workers, **reading)
-    )
+    if isinstance(where, Data):
+        data, reading = where, {"val_share": VAL_SHARE, **reading}  # as `open_data` has it by itself
+    else:
+        reading = to_read(recipe, settings, reading)
+        data = open_data(where, seed=seed, workers=compute.workers, **reading)
     _check_trainable(data, validated=reading.get("val_share") != 0)
     command = command_for(
         data, model, recipe, settings, seed, weights, options, safety, reading, find_rate, compute, like
