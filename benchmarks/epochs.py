@@ -8,9 +8,9 @@ image): torchvision's network in torchvision's loop, ours in ours, by the recipe
 fifth of the steps, its cosine ending with the last epoch. 5,000 of the 50,000 training images are val, the same for
 both; test images are not looked at. Each side is a process, stopped while the other trains one epoch; the seconds are
 those from the beginning of an epoch to the end of its last step, by the clock: the start of workers and the checkpoint
-of the epoch before are in them, validation is not. Writes
-`benchmarks/results/epochs-DATE.json`: 40 minutes on two cores for three epochs. `--limit` takes so many images only, to
-see that it works, and writes nothing. Measured, never asserted.
+of the epoch before are in them, validation is not. Writes `benchmarks/results/epochs-DATE.json`: 40 minutes on two
+cores for three epochs. `--limit` takes so many images only, to see that it works, and writes nothing. Measured, never
+asserted.
 """
 
 from __future__ import annotations

@@ -94,6 +94,7 @@ def train(
         UsageError, DataError, BadCheckpoint, NumericError, ResourceError, Interrupted: see `convatlas.errors`.
     """
     compute, reading = compute or Compute(), dict(reading or {})
+    settings = {**(settings or {}), **fields}
     if out is not None and not auto_resume:
         RunFolder.check_free(Path(out))  # before any image is read
     weights = None if weights is None else os.fspath(weights)
@@ -107,19 +108,21 @@ def train(
             model or again.model,
             recipe or again.recipe,
         )
+        if "val_share" in settings:  # said anew, so what that run held out does not count
+            again.reading.pop("val_share", None)
         seed, reading = again.seed if seed is None else seed, {**again.reading, **reading}
     data, recipe, seed = "digits" if data is None else data, recipe or "quick", seed or 0
-    check_wishes(model, recipe, {**(settings or {}), **fields}, weights, options)
+    check_wishes(model, recipe, settings, weights, options)
     alone = not _in_group()
     if not isinstance(data, Data):
-        reading = to_read(recipe, {**(settings or {}), **fields}, reading)
+        reading = to_read(recipe, settings, reading)
         told = observer.noted if observer is not None and alone else None
         data = open_data(_absolute(data), seed=seed, workers=compute.workers, told=told, **reading)
     folder = begin(
         data,
         model=model,
         recipe=recipe,
-        settings={**(settings or {}), **fields},
+        settings=settings,
         out=out,
         seed=seed,
         weights=weights,

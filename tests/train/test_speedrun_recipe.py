@@ -183,6 +183,8 @@ def test_a_recipe_says_what_is_held_out_unless_it_is_said(
         ]
         == decided["fingerprint"]
     )
+    some = api.train(from_run=whole.folder.path, val_share=0.2, out=tmp_path / "some", compute=CPU)
+    assert some.folder.read_run()["data"]["counts"]["val"] == 70  # and not what that run had: none
 
 
 def test_without_images_to_validate_with_the_last_weights_are_kept(

@@ -23,7 +23,7 @@ class Repeated:
     weights: str | None
     recipe: Recipe
     seed: int
-    reading: Mapping[str, Any]
+    reading: dict[str, Any]
 
 
 def repeated(path: str | os.PathLike[str]) -> Repeated:
