@@ -117,7 +117,8 @@ def train(
     if not isinstance(data, Data):
         reading = to_read(recipe, settings, reading)
         told = observer.noted if observer is not None and alone else None
-        data = open_data(_absolute(data), seed=seed, workers=compute.workers, told=told, **reading)
+        where = _absolute(data)
+        data = open_data(where, seed=seed, workers=compute.workers, told=told, **compute.reading(reading))
     folder = begin(
         data,
         model=model,

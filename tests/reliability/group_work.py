@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from convatlas.data import Batch, open_data
 from convatlas.data.dataset import Split
 from convatlas.files import AppendLog, newest
-from convatlas.train import Compute, Safety, begin, checkpoint, resume
+from convatlas.train import Compute, Safety, agreement, begin, checkpoint, resume
 from convatlas.train.task import Classification
 
 # without momentum, small differences of a first step stay small
@@ -130,6 +131,50 @@ def train_on_own_images(rank: int, out: str, devices: int) -> None:
     """Begin a run in which each process has split the images in its own way."""
     data = open_data("digits", seed=rank)
     begin(data, model="lenet5", out=out, settings=SMALL, compute=Compute(devices, "cpu", workers=0))
+
+
+def train_on_a_part(
+    rank: int,
+    folders: list[str],
+    out: str,
+    *,
+    settings: dict[str, Any] | None = None,
+    go_on: bool = False,
+    shares: Any = None,
+    convert: bool = False,
+    kill_at: int = 0,
+) -> list[str]:
+    """Begin a run, or go on with it, as a machine that has the shards in the folder of its rank alone.
+
+    `shares` stands in place of what the processes would agree on; at the step `kill_at` rank 1 ends itself. Gives the
+    keys of the training images that were read.
+    """
+    read, scaled = set[str](), Split.scaled
+
+    def noted(self: Split, i: int, *others: Any) -> Any:
+        if self.name == "train":
+            read.add(self.keys[i])
+        return scaled(self, i, *others)
+
+    losses, steps = Classification.losses, count(1)
+
+    def learnt(self: Any, model: Any, batch: Any) -> Any:
+        if next(steps) == kill_at and rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return losses(self, model, batch)
+
+    Split.scaled, Classification.losses = noted, learnt
+    if shares is not None:
+        agreement.shares = lambda *_: shares
+    common: dict[str, Any] = {
+        "compute": Compute(accelerator="cpu", workers=0, convert_world=convert),
+        "safety": Safety(checkpoint_steps=1),
+    }
+    if go_on:
+        resume(out, where=folders[rank], **common)
+    else:
+        begin(folders[rank], model="lenet5", out=out, seed=7, settings={**SMALL, **(settings or {})}, **common)
+    return sorted(read)
 
 
 def command(rank: int, words: list[str]) -> int:

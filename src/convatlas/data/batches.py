@@ -24,7 +24,8 @@ from convatlas.data.augment import Augment
 from convatlas.data.batch import Batch
 from convatlas.data.buffers import Buffers
 from convatlas.data.cache import Told, silent
-from convatlas.data.reader import Job, Reader
+from convatlas.data.dataset import Split
+from convatlas.data.reader import Job, Reader, Surveyed
 from convatlas.data.store import SHARE_OF_FREE_MEMORY, fitted, free_memory, shrunk
 from convatlas.data.transforms import Images, Preprocessing
 from convatlas.data.workers import Workers
@@ -50,13 +51,16 @@ class Batches:
         workers: Processes that decode; 0 decodes in this one. The batches are the same.
         rank: This process among `world`; it gets rows `rank::world` of each batch.
         world: How many processes share the batches.
+        homes: Where each machine can read its share of the samples alone: the share of each sample, from 0. A share is
+            read by as many ranks as every other, in their order, and gives as many rows to each batch. So an epoch
+            ends with the smallest share, and leaves out others of the larger ones each time. Implies `drop_last`.
         balance: Draw the order so that every class is equally frequent; implies a new order each epoch.
         channels_last: Memory format of coloured images.
         cache: Folder in which decoded pictures are kept from run to run; needs a split of `open_data`.
         pin: Give images in memory from which a CUDA device copies while the host goes on.
 
     Raises:
-        UsageError: The batch size is not positive, or does not divide by `world`.
+        UsageError: The batch size is not positive, or does not divide by `world`; a share is too small for a batch.
         DataError: While iterating: a picture that could be read before cannot be read now, or a worker died;
             the message names the file.
 
@@ -85,6 +89,7 @@ class Batches:
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
+        homes: NDArray[np.int64] | None = None,
         balance: bool = False,
         channels_last: bool = True,
         cache: Path | None = None,
@@ -110,13 +115,22 @@ class Batches:
         )
         full, rest = divmod(len(split), batch_size)
         self.steps = full + (1 if rest and (not drop_last or full == 0) else 0)
+        self._shares = [np.arange(len(split))]
+        self._share, readable = 0, split
+        if homes is not None:
+            if not isinstance(split, Split):
+                raise UsageError("shares of several machines need data that `open_data` gave")
+            self._shares = [np.flatnonzero(homes == share) for share in range(int(homes.max()) + 1)]
+            self._share = rank * len(self._shares) // world
+            full = self.steps = _steps_of_each(self._shares, batch_size, world)
+            readable = split.subset(self._shares[self._share])
         self.cache = cache
         self._cuts = augment is not None and augment.resamples
         # to learn from, every rank has as many samples in each step, or its gradient would weigh too much
         self._kept = len(split) // world * world if drop_last and not full else len(split)
         if len(split) and not self._kept:
             raise UsageError(f"{len(split)} samples cannot be shared by {world} processes; use fewer")
-        self._reader = Reader(split, preprocessing, augment, seed)
+        self._reader = Reader(readable, preprocessing, augment, seed)
         small = max(preprocessing.size) <= SMALL_SIDE and not self._worth_full_size()
         self.cached = small or (cache is not None and not self._cuts)
         self.in_memory = small and self._bytes() <= SHARE_OF_FREE_MEMORY * free_memory()
@@ -133,28 +147,37 @@ class Batches:
         if not self._cuts or not len(self.split):
             return False
         probed = np.unique(np.linspace(0, len(self.split) - 1, _PROBED).astype(np.int64))
-        sides = [min(self._reader.image(int(i)).shape[:2]) for i in probed]
+        if isinstance(self.split, Surveyed):
+            sides = self.split.sizes[probed].min(axis=1)
+        else:
+            sides = [min(self._reader.image(int(i)).shape[:2]) for i in probed]
         return float(np.median(sides)) > SMALL_SIDE
 
     def _bytes(self) -> int:
-        return len(self.split) * int(np.prod(self._shape()))
+        return len(self._reader.split) * int(np.prod(self._shape()))
 
     def _shape(self) -> tuple[int, int, int]:
         return (self.preprocessing.channels, *self.preprocessing.size)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Positions in the split, (steps, batch_size), over all ranks; -1 where a short last batch has none."""
-        count = len(self.split)
+        table = np.full((self.steps, self.batch_size), -1, dtype=np.int64)
+        of_share = np.arange(self.batch_size) % self.world * len(self._shares) // self.world
+        for share, positions in enumerate(self._shares):
+            rows = np.full((self.steps, int((of_share == share).sum())), -1, dtype=np.int64)
+            kept = min(self._kept, rows.size)
+            rows.reshape(-1)[:kept] = self._drawn(positions, epoch, share)[:kept]
+            table[:, of_share == share] = rows
+        return table
+
+    def _drawn(self, positions: NDArray[np.int64], epoch: int, share: int) -> NDArray[np.int64]:
+        """The positions of a share in the order of an epoch."""
+        if not (self.balance or self.shuffle):
+            return positions
+        random = generator(self.seed, epoch, "order", *([share] if len(self._shares) > 1 else []))
         if self.balance:
-            order = _balanced(self.split.labels, generator(self.seed, epoch, "order"))
-        elif self.shuffle:
-            order = generator(self.seed, epoch, "order").permutation(count)
-        else:
-            order = np.arange(count)
-        table = np.full(self.steps * self.batch_size, -1, dtype=np.int64)
-        kept = min(self._kept, len(table))
-        table[:kept] = order[:kept]
-        return table.reshape(self.steps, self.batch_size)
+            return positions[_balanced(self.split.labels[positions], random)]
+        return positions[random.permutation(len(positions))]
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """The batches of an epoch for this rank, from step `start` on.
@@ -195,10 +218,12 @@ class Batches:
 
     def _pixels(self, epoch: int, rows: Sequence[NDArray[np.int64]]) -> Iterator[torch.Tensor]:
         self.prepare()
+        if len(self._shares) > 1:  # the reader knows its own share alone
+            rows = [np.searchsorted(self._shares[self._share], positions) for positions in rows]
         if self._store is not None:
             for positions in rows:
                 images = self._store.index_select(0, torch.from_numpy(positions))
-                yield self._augmented(images, epoch, self.split.ids[positions])
+                yield self._augmented(images, epoch, self._reader.split.ids[positions])
         else:
             if self._pool is None:
                 shape = (self.batch_size // self.world, *self.preprocessing.size, self.preprocessing.channels)
@@ -226,6 +251,19 @@ class Batches:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+
+
+def _steps_of_each(shares: Sequence[NDArray[np.int64]], batch_size: int, world: int) -> int:
+    """Steps of an epoch: as many whole batches as the smallest share has samples for. Raises `UsageError` for none."""
+    if world % len(shares):
+        raise UsageError(f"{world} processes cannot read {len(shares)} shares, each by as many")
+    each, least = batch_size // len(shares), min(map(len, shares))
+    if least < each:
+        raise UsageError(
+            f"a machine has {least} training images to itself, and each gives {each} to a batch of {batch_size}; use "
+            f"--batch-size {max(least // (world // len(shares)), 1) * world} or less, or give it more shards"
+        )
+    return least // each
 
 
 def _balanced(labels: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:

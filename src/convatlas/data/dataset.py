@@ -80,6 +80,19 @@ class Split:
             return Scaled(pixels if self.channels == 3 else np.ascontiguousarray(pixels[..., :1]))
         return self._source.scaled(self._places[i], self.channels, self.keys[i], shrink)
 
+    def parts(self) -> NDArray[np.int64]:
+        """The part of the source that each sample lies in: the number of its shard; 0 where there are no parts."""
+        return np.array([self._source.part(place) for place in self._places], np.int64)
+
+    @property
+    def absent(self) -> frozenset[int]:
+        """Parts that are not on this machine (see `open_data`'s `apart`): their samples are known, and cannot be read."""
+        return self._source.absent
+
+    def here(self) -> Split:
+        """The samples that can be read on this machine: all of them, but where each machine has its part."""
+        return self.subset(np.flatnonzero(~np.isin(self.parts(), list(self.absent)))) if self.absent else self
+
     @staticmethod
     def joined(name: str, parts: Sequence[Split]) -> Split:
         """The samples of several splits of the same data, by id."""
@@ -138,6 +151,10 @@ class Data:
     def all(self) -> Split:
         """Every sample, whatever its role, by id."""
         return Split.joined("all", self.splits)
+
+    def here(self) -> Data:
+        """These data with the images of train that can be read on this machine: see `Split.here`."""
+        return replace(self, train=self.train.here())
 
     def typical_side(self) -> int:
         """The median of the images' shorter sides, in pixels."""
@@ -208,6 +225,7 @@ def open_data(
     classes: Sequence[str] | None = None,
     survey: surveys.Survey | None = None,
     told: Callable[[str], None] | None = None,
+    apart: bool = False,
 ) -> Data:
     """Look at every sample, name the classes, and draw the splits that the source does not give.
 
@@ -215,6 +233,7 @@ def open_data(
     not be torn apart: a regular expression with one group, matched on the key, or a CSV's column.
     `classes`: the classes of a trained network; labels are positions among them, and others are refused.
     `survey`: one that was made before. `told`: gets a sentence before thousands of images are read.
+    `apart`: shards of train may lie on other machines, with their indexes here (for training on several).
 
     Raises `DataError` where the data cannot be used, also for bad files unless `on_bad` is "skip": a
     skipped file is left out and counted, never replaced by another. Raises `UsageError` for a setting
@@ -226,7 +245,9 @@ def open_data(
         (1293, 145, 359, 1)
     """
     _check_shares(val_share, test_share, on_bad)
-    source = survey.source if survey is not None else open_source(where, group_column(group_by))
+    source = (
+        survey.source if survey is not None else open_source(where, group_column(group_by), apart=apart)
+    )
     group_pattern(source, group_by)  # what is wrong with it is said before every file is read
     if survey is None:
         survey = surveys.survey(source, workers=workers, keep=True, told=told)
@@ -243,7 +264,15 @@ def open_data(
     names, labels = _labels(name, survey, classes, notes)
     roles = _Roles(survey, labels, seed, group_by, notes)
     roles.assign(val_share, test_share)
-    return _build(name, survey, names, labels, roles.role, notes)
+    data = _build(name, survey, names, labels, roles.role, notes)
+    for split in (data.val, data.test):
+        if len(split.here()) < len(split):
+            raise DataError(
+                f"{name}: images of {split.name} are on other machines alone. Each machine may have its part of the train "
+                "shards, and needs all of val and test: name shards after their split (train-0000.tar, val-0000.tar), as "
+                "`convatlas data shard` does where the source has splits."
+            )
+    return data
 
 
 def _check_shares(val_share: float, test_share: float | None, on_bad: str) -> None:

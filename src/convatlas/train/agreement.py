@@ -16,8 +16,10 @@ from typing import Any, TypeVar, cast
 import torch.distributed as dist
 from lightning_fabric import Fabric
 
+from convatlas.data.dataset import Split
+from convatlas.data.shares import Shares, share_out, taken
 from convatlas.errors import BadCheckpoint, ConvAtlasError, ResourceError, UsageError
-from convatlas.train.processes import count
+from convatlas.train.processes import count, machines_of
 from convatlas.train.recipe import Recipe
 
 T = TypeVar("T")
@@ -91,6 +93,28 @@ def check_shares(fabric: Fabric, recipe: Recipe, images: int) -> None:
         )
     if images < world:
         raise UsageError(f"{images} training images cannot be shared by {world} processes; use fewer.")
+
+
+def shares(fabric: Fabric, train: Split) -> Shares | None:
+    """Who reads which part of the training images, where a machine lacks some; None where each has all of them.
+
+    Raises `DataError`, in every process, for a part that is on no machine.
+    """
+    absent = _absent(fabric, train)
+    return share_out(train.parts(), absent) if any(absent) else None
+
+
+def share_of(fabric: Fabric, train: Split, shares: Shares) -> int:
+    """The share that this machine takes of those that a run was begun with. Raises `BadCheckpoint` if none fits."""
+    absent = _absent(fabric, train)
+    return taken(shares, absent)[fabric.global_rank * len(absent) // fabric.world_size]
+
+
+def _absent(fabric: Fabric, train: Split) -> list[frozenset[int]]:
+    """The parts that each machine lacks; its processes have ranks in a row."""
+    found, machines = each(fabric, train.absent), machines_of(fabric)
+    here = fabric.world_size // machines
+    return [frozenset().union(*found[first : first + here]) for first in range(0, fabric.world_size, here)]
 
 
 def check_seen(fabric: Fabric, file: Path) -> None:

@@ -44,7 +44,8 @@ def command_for(
         for field, value in chosen.items():
             words += [option, f"{field}={value if isinstance(value, str) else json.dumps(value)}"]
     words += ["--seed", str(seed)]
-    given = {**reading, "cache": compute.cache, "on_nan": safety.on_nan, "weights": weights}
+    said = {name: value for name, value in reading.items() if name != "apart"}  # follows from the machines
+    given = {**said, "cache": compute.cache, "on_nan": safety.on_nan, "weights": weights}
     usual = {"on_bad": "error", "on_nan": "stop", **to_read(recipe, settings, {})}
     for option, value in given.items():
         if value is not None and value != usual.get(option):

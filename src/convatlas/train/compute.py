@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -48,8 +49,18 @@ class Compute:
     def world(self) -> int:
         """How many processes share a batch: as many as have been started, or as are asked for."""
         there = processes.launched()
-        local, nodes = (there.local, there.nodes) if there is not None else (None, None)
-        return (local or self.devices or 1) * (nodes or self.nodes or 1)
+        local = there.local if there is not None else None
+        return (local or self.devices or 1) * self.machines
+
+    @property
+    def machines(self) -> int:
+        """On how many machines."""
+        there = processes.launched()
+        return (there.nodes if there is not None else None) or self.nodes or 1
+
+    def reading(self, reading: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments for `open_data`: on several machines, each may have its part of the training images."""
+        return {"apart": self.machines > 1, **reading}
 
     def check(self) -> None:
         """Raise `UsageError` for what does not go together."""

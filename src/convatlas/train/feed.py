@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from convatlas.data import Batches, Data, Preprocessing
 from convatlas.train.recipe import Recipe
 
@@ -17,6 +20,7 @@ def training_batches(
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
+    homes: NDArray[np.int64] | None = None,
     channels_last: bool = True,
     cache: Path | None = None,
     pin: bool = False,
@@ -26,13 +30,14 @@ def training_batches(
         data.train,
         preprocessing,
         batch_size=recipe.batch_size,
-        augment=recipe.augment(data.train),
+        augment=recipe.augment(data.train.here()),
         seed=seed,
         shuffle=True,
         drop_last=True,
         workers=workers,
         rank=rank,
         world=world,
+        homes=homes,
         balance=recipe.balance == "sampling",
         channels_last=channels_last,
         cache=cache,

@@ -136,13 +136,18 @@ def of(fabric: Fabric, network: nn.Module, recipe: Recipe) -> dict[str, Any]:
     there = launched() if fabric.world_size > 1 else None
     return {
         "world": fabric.world_size,
-        "nodes": int(getattr(fabric.strategy, "num_nodes", 1)),
+        "nodes": machines_of(fabric),
         "backend": dist.get_backend() if there is not None else None,
         "started_by": there.by if there is not None else None,
         "batch_norm": recipe.batch_norm
         if any(isinstance(m, _BatchNorm) for m in network.modules())
         else None,
     }
+
+
+def machines_of(fabric: Fabric) -> int:
+    """On how many machines the engine's processes are."""
+    return int(getattr(fabric.strategy, "num_nodes", 1))
 
 
 def sentences(decided: Mapping[str, Any]) -> list[str]:
@@ -158,7 +163,11 @@ def sentences(decided: Mapping[str, Any]) -> list[str]:
         "sync": f"BatchNorm is synchronised: statistics of the {share * world} images of all processes",
         None: "the network has no BatchNorm",
     }[found.get("batch_norm")]
-    return [f"{count(world)} on {places} ({found['backend']}), {share} images each in a step; {norm}"]
+    told = [f"{count(world)} on {places} ({found['backend']}), {share} images each in a step; {norm}"]
+    if shares := decided.get("shares"):
+        numbers = ", ".join(str(len(parts)) for parts in shares)
+        told.append(f"each machine reads its own shards of train: {numbers} of {sum(map(len, shares))}")
+    return told
 
 
 def options(decided: Mapping[str, Any]) -> list[str]:

@@ -46,13 +46,15 @@ FIELDS: dict[str, tuple[type, ...]] = {  # of run.json, and what they may be
     "versions": (dict,),
     "machine": (dict,),
 }
-# Runs of the first version have none; `tuning` and `asked` are there where candidates were measured.
+# Runs of the first version have none; `tuning` and `asked` are there where candidates were measured, `shares` where
+# each machine reads its part of the training images.
 LATER: dict[str, tuple[type, ...]] = {
     "start": (dict,),
     "speed": (dict,),
     "tuning": (dict,),
     "asked": (list,),
     "processes": (dict,),
+    "shares": (list,),
 }
 START: dict[str, tuple[type, ...]] = {
     "kind": (str,),
@@ -81,6 +83,7 @@ READING: dict[str, tuple[type, ...]] = {
     "test_share": (int, float, MAYBE),
     "group_by": (str, MAYBE),
     "on_bad": (str,),
+    "apart": (bool,),
 }
 SAFETY: dict[str, tuple[type, ...]] = {"on_nan": (str,), "checkpoint_steps": (int,)}
 
@@ -159,6 +162,8 @@ class RunFolder:
         _check(value.get("processes", {}), PROCESSES, self.path / RUN)
         _check(value["reading"], READING, self.path / RUN)
         _check(value["safety"], SAFETY, self.path / RUN)
+        if not all(type(part) is int for share in value.get("shares", []) for part in _listed(share)):
+            raise BadCheckpoint(f"{self.path / RUN}: shares are {value['shares']!r}, which no run writes.")
         return value
 
     def write_run(self, value: dict[str, Any]) -> None:
@@ -202,6 +207,11 @@ def _check(
     unknown = value.keys() - fields.keys()
     if unknown and not complete:
         raise BadCheckpoint(f"{path}: {sorted(unknown)[0]!r} is not known.")
+
+
+def _listed(value: Any) -> list[Any]:
+    """The value, if it is a list; what is none holds no number."""
+    return value if isinstance(value, list) else [None]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from torch import nn
 
 from convatlas.data import Batches, Data, Preprocessing, open_data
 from convatlas.data.dataset import VAL_SHARE
+from convatlas.data.shares import homes
 from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.files import newest
 from convatlas.layers.init import INITIALISATIONS, initialise
@@ -81,7 +82,7 @@ def begin(
         data, reading = where, {"val_share": VAL_SHARE, **reading}  # as `open_data` has it by itself
     else:
         reading = to_read(recipe, settings, reading)
-        data = open_data(where, seed=seed, workers=compute.workers, **reading)
+        data = open_data(where, seed=seed, workers=compute.workers, **compute.reading(reading))
     _check_trainable(data, validated=reading.get("val_share") != 0)
     command = command_for(
         data, model, recipe, settings, seed, weights, options, safety, reading, find_rate, compute, like
@@ -132,11 +133,12 @@ def begin(
     agreement.check_same(fabric, data.fingerprint, "begins a run")
     agreement.check_shares(fabric, final, len(data.train))
     decided["processes"] = processes.of(fabric, network, final)
+    decided = _shared_out(decided, fabric, data)
     if find_rate:
         from convatlas.train.lr_finder import find_learning_rate
 
         task = find_task(spec.task)
-        look = partial(find_learning_rate, network, data, final, decision.preprocessing, task, speed)
+        look = partial(find_learning_rate, network, data.here(), final, decision.preprocessing, task, speed)
         found = agreement.first(fabric, partial(look, seed=seed, accelerator=compute.accelerator))
         decided["recipe"] = replace(final, lr=found.suggestion).to_json()
         decided["lr_finder"] = found.to_json()
@@ -186,9 +188,8 @@ def resume(
     agreement.check_same(fabric, source.fingerprint, "goes on with a run")
     agreement.check_shares(fabric, recipe, len(source.train))
     network = _network(decided)
-    decided = _converted(
-        folder, decided, processes.of(fabric, network, recipe), fabric, compute.convert_world
-    )
+    now = processes.of(fabric, network, recipe)
+    decided = _converted(folder, decided, now, fabric, source, compute.convert_world)
     if notify is not None and fabric.is_global_zero:
         notify({**decided, "path": str(folder.path)})
     if newest(folder.checkpoints)[0] is None:  # it was stopped before its first checkpoint
@@ -201,8 +202,21 @@ def resume(
     return folder
 
 
+def _shared_out(decided: dict[str, Any], fabric: Fabric, data: Data) -> dict[str, Any]:
+    """What was decided, with who reads which shards, where no machine has all of them."""
+    shares = agreement.shares(fabric, data.train)
+    if shares is None:
+        return {name: value for name, value in decided.items() if name != "shares"}
+    return {**decided, "shares": shares, "reading": {**decided["reading"], "apart": True}}
+
+
 def _converted(
-    folder: RunFolder, decided: dict[str, Any], now: dict[str, Any], fabric: Fabric, convert: bool
+    folder: RunFolder,
+    decided: dict[str, Any],
+    now: dict[str, Any],
+    fabric: Fabric,
+    data: Data,
+    convert: bool,
 ) -> dict[str, Any]:
     """What was decided, with the processes that go on, where they are others than before and may be.
 
@@ -211,11 +225,14 @@ def _converted(
     then, step = checkpoint.world(folder.checkpoints)
     if step:
         agreement.check_world(fabric, then, convert)
-    if (decided.get("processes") or {"world": then})["world"] == now["world"]:
-        return decided
-    note = f"{processes.count(then)} until step {step}, {processes.count(now['world'])} from there"
-    decided = {**decided, "processes": now, "notes": [*decided["notes"], *([note] if step else [])]}
-    agreement.first(fabric, partial(folder.write_run, decided))
+    before = decided
+    if (decided.get("processes") or {"world": then})["world"] != now["world"]:
+        note = f"{processes.count(then)} until step {step}, {processes.count(now['world'])} from there"
+        decided = {**decided, "processes": now, "notes": [*decided["notes"], *([note] if step else [])]}
+    if convert or not step:
+        decided = _shared_out(decided, fabric, data)
+    if decided != before:
+        agreement.first(fabric, partial(folder.write_run, decided))
     return decided
 
 
@@ -245,7 +262,13 @@ def _loop(
         "cache": cache,
         "pin": fabric.device.type == "cuda",
     }
-    train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **place)
+    shared: dict[str, Any] = {}
+    if shares := decided.get("shares"):
+        local = fabric.world_size // len(shares)
+        share = agreement.share_of(fabric, data.train, shares)
+        shared["homes"] = homes(data.train.parts(), shares)
+        shared["rank"] = share * local + fabric.global_rank % local
+    train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **{**place, **shared})
     val = Batches(
         data.val,
         preprocessing,
@@ -309,9 +332,10 @@ def _initialise(
         return
     seen: dict[str, Any] = {}
     if "batch" in inspect.signature(INITIALISATIONS[recipe.init]).parameters:
-        count = min(recipe.init_images, len(data.train))
-        chosen = generator(seed, "init").choice(len(data.train), count, replace=False)
-        fitted = torch.stack([preprocessing.fit(data.train.image(int(i))) for i in chosen])
+        train = data.train.here()
+        count = min(recipe.init_images, len(train))
+        chosen = generator(seed, "init").choice(len(train), count, replace=False)
+        fitted = torch.stack([preprocessing.fit(train.image(int(i))) for i in chosen])
         seen["batch"] = preprocessing.normalise(fitted)
     with preserved():
         torch.manual_seed(key(seed, "init"))

@@ -22,10 +22,10 @@ KINDS = (
 )
 
 
-def open_source(where: str | Path, group_column: str = "group") -> Source:
+def open_source(where: str | Path, group_column: str = "group", *, apart: bool = False) -> Source:
     """The source at `where`. Raises `DataError` that says what was expected, and what is near.
 
-    `group_column`: the column of a CSV that tells groups apart.
+    `group_column`: the column of a CSV that tells groups apart. `apart`: shards may lie on another machine.
     """
     name = os.fspath(where)
     if name == "digits":
@@ -33,11 +33,11 @@ def open_source(where: str | Path, group_column: str = "group") -> Source:
     path, shown = Path(name), printable(name)
     try:
         if is_pattern(name):
-            return Shards(name, expand(name))
+            return Shards(name, expand(name), apart=apart)
         if path.is_dir():
             if idx_files(path):
                 return Idx(name)
-            return Shards(name, shards) if (shards := shard_files(path)) else Folder(name)
+            return Shards(name, shards, apart=apart) if (shards := shard_files(path)) else Folder(name)
         if path.is_file():
             return _file(name, path, group_column)
     except OSError as error:

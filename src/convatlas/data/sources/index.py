@@ -54,16 +54,22 @@ class Index:
 
     @classmethod
     def read(cls, path: str) -> Index | None:
-        """The index of a shard, if there is one that is whole and fits."""
+        """The index of a shard, if there is one that is whole and fits. That of a shard elsewhere is believed."""
         for place in _places(path):
             try:
                 parts = load(read_untrusted(place, max_bytes=MAX_INDEX_BYTES))
                 told: dict[str, Any] = json.loads(parts["text"].tobytes())
-                if (told["rules"], *told["stamp"]) == (RULES, *stamp(path)):
-                    return cls(path, stamp(path), _contents(told), dict(_seen(parts)))
+                length, changed = told["stamp"]
+                if told["rules"] == RULES and (not os.path.lexists(path) or (length, changed) == stamp(path)):
+                    return cls(path, (length, changed), _contents(told), dict(_seen(parts)))
             except (DataError, SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError):
                 continue
         return None
+
+    @property
+    def whole(self) -> bool:
+        """Whether every sample has been seen, so that the shard itself is not needed to know them."""
+        return all(offset in self.seen for _, _, offset, _, _ in self.contents.samples)
 
     def write(self) -> None:
         """Keep the index, if there is a place for it and the shard has not changed meanwhile."""

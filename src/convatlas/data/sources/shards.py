@@ -5,7 +5,8 @@ one such tar. A sample is what has the same path up to the first dot of its file
 in `.cls` (a number or a name) or in `.json` ({"label": ..., and if wanted "key" and "group"}). Nothing else is
 ever opened: pickles, arrays and tensors are counted in a note. What is refused in an archive is refused here.
 
-A shard's table of contents, and what the survey saw of its images, are kept in an index: it is made once.
+A shard's table of contents, and what the survey saw of its images, are kept in an index: it is made once. Where
+several machines train, a shard may lie on another one, with its index here alone (`apart`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import os
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -87,13 +88,17 @@ def _choices(inside: str, pattern: str) -> Sequence[str]:
 
 
 def shard_files(folder: Path) -> list[str]:
-    """The tars of a folder that holds nothing else (but their indexes and hidden files); none for another one."""
+    """The tars of a folder that holds nothing else (but their indexes and hidden files); none for another one.
+
+    Where there is an index without its shard, the shard is named as well: it is missing, or elsewhere.
+    """
     names = [name for name in os.listdir(folder) if not is_junk(name)]
-    tars = sorted(name for name in names if name.casefold().endswith(".tar"))
+    tars = {name for name in names if name.casefold().endswith(".tar")}
     others = [
         name for name in names if name not in tars and not name.endswith((".index", ".txt", ".md", ".json"))
     ]
-    return [] if others else [str(folder / name) for name in tars]
+    indexed = {name.removesuffix(".index") for name in names if name.casefold().endswith(".tar.index")}
+    return [] if others else [str(folder / name) for name in sorted(tars | indexed)]
 
 
 def is_shard(where: str, head: bytes) -> bool:
@@ -109,13 +114,16 @@ def is_shard(where: str, head: bytes) -> bool:
 
 
 class Shards(Source):
-    """Samples of many tars; a sample's place is (number of the shard, offset, bytes)."""
+    """Samples of many tars; a sample's place is (number of the shard, offset, bytes).
+
+    `apart`: a shard may lie on another machine, if its index is here; those are `absent`.
+    """
 
     kind = "shards"
 
-    def __init__(self, where: str, paths: Sequence[str]) -> None:
+    def __init__(self, where: str, paths: Sequence[str], *, apart: bool = False) -> None:
         super().__init__(where)
-        self.paths = list(paths)
+        self.paths, self.apart = list(paths), apart
         self._files: OrderedDict[int, int] = (
             OrderedDict()
         )  # number of the shard -> descriptor, last used last
@@ -130,7 +138,10 @@ class Shards(Source):
 
     def listing(self) -> Listing:
         """The table of contents of every shard, from its index where there is one that fits."""
-        self._check()
+        missing = [number for number, path in enumerate(self.paths) if not os.path.isfile(path)]
+        indexes = {number: Index.read(self.paths[number]) for number in missing}
+        self._check(indexes)
+        self.absent = frozenset(missing)
         listing, keys, others = Listing(), set[str](), Counter[str]()
         roles = [_role(path) for path in self.paths]
         if any(roles) and not all(roles):
@@ -139,7 +150,10 @@ class Shards(Source):
                 f"{printable(lost)} is named after no split, and {printable(self.paths[_first(roles)])} is: "
                 "name all shards after train, val or test, or none."
             )
-        self._indexes = [Index.read(path) or Index(path, stamp(path), contents(path)) for path in self.paths]
+        self._indexes = [
+            indexes.get(number) or Index.read(path) or Index(path, stamp(path), contents(path))
+            for number, path in enumerate(self.paths)
+        ]
         for number, (index, role) in enumerate(zip(self._indexes, roles, strict=True)):
             listing.bad += index.contents.bad
             others.update(index.contents.others)
@@ -170,14 +184,32 @@ class Shards(Source):
             listing.notes.append(f"members that are neither image nor class were not opened: {named}")
         return listing
 
-    def _check(self) -> None:
-        missing = [path for path in self.paths if not os.path.isfile(path)]
-        if missing:
-            named = ", ".join(map(printable, missing[:_NAMED])) + (", ..." if len(missing) > _NAMED else "")
-            raise DataError(
-                f"{self.name}: {len(missing):,} of {counted(len(self.paths), 'shard')} "
-                f"{'is' if len(missing) == 1 else 'are'} missing: {named}"
+    def _check(self, indexes: Mapping[int, Index | None]) -> None:
+        """Raise `DataError` where shards are missing; `apart`, only where their index is not here and whole."""
+        known = {number for number, index in indexes.items() if index is not None and index.whole}
+        lost = [self.paths[number] for number in indexes if not (self.apart and number in known)]
+        if not lost:
+            return
+        named = ", ".join(map(printable, lost[:_NAMED])) + (", ..." if len(lost) > _NAMED else "")
+        advice = ""
+        if self.apart:
+            advice = (
+                ". What lies on another machine needs its index here (0000.tar.index), which is whole when `convatlas "
+                "data check` has looked at the shard"
             )
+        elif known:
+            advice = (
+                f". {counted(len(known), 'index')} of them {'is' if len(known) == 1 else 'are'} here: only a training "
+                "on several machines can leave shards where they lie. Delete the index as well if a shard is to be left out"
+            )
+        raise DataError(
+            f"{self.name}: {len(lost):,} of {counted(len(self.paths), 'shard')} "
+            f"{'is' if len(lost) == 1 else 'are'} missing: {named}{advice}"
+        )
+
+    def part(self, place: Any) -> int:
+        """The number of the shard."""
+        return place[0]
 
     def memory(self, items: Sequence[Item]) -> Memory:
         """What the shards' indexes know of `items`; a shard's index is written when all of it has been seen."""

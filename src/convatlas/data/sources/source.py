@@ -84,6 +84,7 @@ class Source(ABC):
 
     kind: ClassVar[str]
     encoded: ClassVar[bool] = True  # samples are image files, to be decoded
+    absent: frozenset[int] = frozenset()  # parts that are not on this machine; known after `listing`
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -100,6 +101,11 @@ class Source(ABC):
     @abstractmethod
     def content(self, place: Any) -> bytes:
         """The bytes of one sample's file. Raises `BadImage` if they cannot be read."""
+
+    def part(self, place: Any) -> int:
+        """The number of the part that a sample lies in; most sources are one."""
+        del place
+        return 0
 
     def memory(self, items: Sequence[Item]) -> Memory:
         """What is known of the listing's `items`, and where to note what is seen of the others."""
