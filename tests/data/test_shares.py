@@ -172,7 +172,9 @@ def test_each_reads_its_share_and_all_make_a_batch(
     shares = share_out(every.train.parts(), [machine.train.absent for machine in machines])
     world, home = 2 * local, homes(every.train.parts(), shares)
     ranks = [batches(machines[rank // local], rank, world, shares, **wishes) for rank in range(world)]
-    alone = [batches(every, rank, world, shares, **wishes) for rank in range(world)]  # who has all reads the same
+    alone = [
+        batches(every, rank, world, shares, **wishes) for rank in range(world)
+    ]  # who has all reads the same
     least = min(np.bincount(home).tolist())
     assert [each.steps for each in ranks] == [least // 4] * world
     for epoch in (0, 1):
@@ -181,7 +183,9 @@ def test_each_reads_its_share_and_all_make_a_batch(
         assert ("balance" in wishes) or len(np.unique(table)) == table.size
         for rank, (own, same) in enumerate(zip(ranks, alone, strict=True)):
             assert np.array_equal(own.order(epoch), table)
-            for step, (batch, twin) in enumerate(zip(own.epoch(epoch, 1), same.epoch(epoch, 1), strict=True), 1):
+            for step, (batch, twin) in enumerate(
+                zip(own.epoch(epoch, 1), same.epoch(epoch, 1), strict=True), 1
+            ):
                 rows = table[step, rank::world]
                 assert batch.ids.tolist() == twin.ids.tolist() == every.train.ids[rows].tolist()
                 assert batch.labels.tolist() == every.train.labels[rows].tolist()
@@ -200,7 +204,9 @@ def test_pictures_that_are_kept_are_those_of_the_share(whole: Path, tmp_path: Pa
     kept = Batches(one.train, small, rank=0, world=2, homes=home, **settings)  # pyright: ignore[reportArgumentType]
     plain = Batches(every.train, small, **settings)  # pyright: ignore[reportArgumentType]
     assert kept.cached
-    pixels = {int(i): image for batch in plain.epoch(0) for i, image in zip(batch.ids, batch.images, strict=True)}
+    pixels = {
+        int(i): image for batch in plain.epoch(0) for i, image in zip(batch.ids, batch.images, strict=True)
+    }
     for batch in kept.epoch(0):
         for i, image in zip(batch.ids, batch.images, strict=True):
             assert image.equal(pixels[int(i)])
@@ -212,7 +218,9 @@ def test_a_share_that_is_too_small(whole: Path) -> None:
     data = open_data(whole, workers=0)
     parts = np.unique(data.train.parts()).tolist()
     shares = [parts[:1], parts[1:]]
-    with pytest.raises(UsageError, match=r"a machine has \d+ training images to itself, and each gives 16 to a batch"):
+    with pytest.raises(
+        UsageError, match=r"a machine has \d+ training images to itself, and each gives 16 to a batch"
+    ):
         batches(data, 0, 2, shares, batch_size=32)
     with pytest.raises(UsageError, match="3 processes cannot read 2 shares"):
         batches(data, 0, 3, shares, batch_size=9)

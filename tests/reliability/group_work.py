@@ -173,7 +173,9 @@ def train_on_a_part(
     if go_on:
         resume(out, where=folders[rank], **common)
     else:
-        begin(folders[rank], model="lenet5", out=out, seed=7, settings={**SMALL, **(settings or {})}, **common)
+        begin(
+            folders[rank], model="lenet5", out=out, seed=7, settings={**SMALL, **(settings or {})}, **common
+        )
     return sorted(read)
 
 

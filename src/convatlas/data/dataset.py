@@ -245,9 +245,7 @@ def open_data(
         (1293, 145, 359, 1)
     """
     _check_shares(val_share, test_share, on_bad)
-    source = (
-        survey.source if survey is not None else open_source(where, group_column(group_by), apart=apart)
-    )
+    source = survey.source if survey is not None else open_source(where, group_column(group_by), apart=apart)
     group_pattern(source, group_by)  # what is wrong with it is said before every file is read
     if survey is None:
         survey = surveys.survey(source, workers=workers, keep=True, told=told)

@@ -119,10 +119,10 @@ class _Winograd(torch.autograd.Function):
         k, c = weight.shape[:2]
         with torch.autocast(x.device.type, enabled=False):
             inputs, filters, outputs = _constants(side, x.dtype, weight.dtype)
-            taps = weight.permute(2, 3, 1, 0).reshape(FILTER**2, c * k)
+            taps = weight.permute(2, 3, 0, 1).reshape(FILTER**2, k * c)
             seen = (inputs @ _tiles(x, side)).view(len(inputs), -1, c)
-            learnt = (filters @ taps).to(x.dtype).view(len(inputs), c, k)
-            products = torch.bmm(seen, learnt)
+            learnt = (filters @ taps).to(x.dtype).view(len(inputs), k, c)
+            products = torch.bmm(seen, learnt.transpose(1, 2))
             y = _joined(outputs @ products.view(len(inputs), -1), x.shape, k, side)
         ctx.save_for_backward(seen, learnt, weight)
         ctx.shape, ctx.side = x.shape, side
@@ -138,67 +138,74 @@ class _Winograd(torch.autograd.Function):
             inputs, filters, outputs = _constants(ctx.side, dy.dtype, weight.dtype)
             dproducts = (outputs.T @ _pieces(dy, ctx.side)).view(len(inputs), -1, k)
             if ctx.needs_input_grad[0]:
-                dseen = torch.bmm(dproducts, learnt.transpose(1, 2))
+                dseen = torch.bmm(dproducts, learnt)
                 dx = _overlaid(inputs.T @ dseen.view(len(inputs), -1), ctx.shape, ctx.side)
             if ctx.needs_input_grad[1]:
-                dlearnt = torch.bmm(seen.transpose(1, 2), dproducts).to(weight.dtype)
-                dtaps = (filters.T @ dlearnt.view(len(inputs), -1)).view(FILTER, FILTER, c, k)
-                dweight = torch.empty_like(weight).copy_(dtaps.permute(3, 2, 0, 1))
+                dlearnt = torch.bmm(dproducts.transpose(1, 2), seen).to(weight.dtype)
+                dtaps = (filters.T @ dlearnt.view(len(inputs), -1)).view(FILTER, FILTER, k, c)
+                dweight = torch.empty_like(weight).copy_(dtaps.permute(2, 3, 0, 1))
         return dx, dweight, None
 
 
-def _counted(shape: Sequence[int], side: int) -> tuple[int, int]:
-    """Rows and columns of tiles."""
-    return -(-shape[2] // side), -(-shape[3] // side)
+# Tiles are taken from a map place by place: all that stand at one place of their tiles lie `side` apart in it, so that
+# each copy moves whole rows of channels.
 
 
 def _tiles(x: Tensor, side: int) -> Tensor:
     """Input tiles, which overlap by 2: (N, C, H, W) -> (a^2, N * rows * columns * C)."""
+    n, c, height, width = x.shape
     (rows, columns), reach = _counted(x.shape, side), side + FILTER - 1
-    below, right = rows * side - x.shape[2] + 1, columns * side - x.shape[3] + 1
-    padded = nn.functional.pad(x, (1, right, 1, below)).permute(0, 2, 3, 1)
-    return (
-        padded.unfold(1, reach, side).unfold(2, reach, side).permute(4, 5, 0, 1, 2, 3).reshape(reach**2, -1)
-    )
+    margins = (1, columns * side + 1 - width, 1, rows * side + 1 - height)
+    padded = nn.functional.pad(x, margins).permute(0, 2, 3, 1)
+    tiles = x.new_empty(reach, reach, n, rows, columns, c)
+    for down, across in product(range(reach), repeat=2):
+        tiles[down, across] = padded[
+            :, down : down + rows * side : side, across : across + columns * side : side
+        ]
+    return tiles.view(reach**2, -1)
 
 
 def _overlaid(tiles: Tensor, shape: Sequence[int], side: int) -> Tensor:
     """The transpose of `_tiles`: where tiles overlap, their sum. -> (N, C, H, W)."""
-    (n, c, height, width), (rows, columns) = shape, _counted(shape, side)
-    reach, parts = side + FILTER - 1, (slice(0, side), slice(side, None))
+    n, c, height, width = shape
+    (rows, columns), reach = _counted(shape, side), side + FILTER - 1
     tiles = tiles.view(reach, reach, n, rows, columns, c)
-    whole = tiles.new_zeros(n, rows + 1, side, columns + 1, side, c)
-    by_place = whole.permute(2, 4, 0, 1, 3, 5)
-    for down, across in product((0, 1), repeat=2):  # what reaches into the next tile lies at its top or left
-        part = tiles[parts[down], parts[across]]
-        there = by_place[: len(part), : part.shape[1]]
-        there[:, :, :, down : rows + down, across : columns + across] += part
-    whole = whole.view(n, (rows + 1) * side, (columns + 1) * side, c)
-    return (
-        whole[:, 1 : height + 1, 1 : width + 1]
-        .permute(0, 3, 1, 2)
-        .contiguous(memory_format=torch.channels_last)
-    )
+    padded = tiles.new_empty(n, rows * side + 2, columns * side + 2, c)
+    padded[:, -2:] = padded[:, :, -2:] = 0  # where no tile begins
+    for down, across in product(range(reach), repeat=2):
+        there = padded[:, down : down + rows * side : side, across : across + columns * side : side]
+        if max(down, across) < side:
+            there.copy_(tiles[down, across])
+        else:  # reaches into the next tile
+            there.add_(tiles[down, across])
+    dx = padded[:, 1 : height + 1, 1 : width + 1].permute(0, 3, 1, 2)
+    return dx.contiguous(memory_format=torch.channels_last)
 
 
 def _pieces(y: Tensor, side: int) -> Tensor:
     """Output tiles: (N, K, H, W) -> (m^2, N * rows * columns * K)."""
     (n, k), (rows, columns) = y.shape[:2], _counted(y.shape, side)
-    padded = nn.functional.pad(y, (0, columns * side - y.shape[3], 0, rows * side - y.shape[2]))
-    by_tile = padded.permute(0, 2, 3, 1).reshape(n, rows, side, columns, side, k)
-    return by_tile.permute(2, 4, 0, 1, 3, 5).reshape(side**2, -1)
+    margins = (0, columns * side - y.shape[3], 0, rows * side - y.shape[2])
+    padded = nn.functional.pad(y, margins).permute(0, 2, 3, 1)
+    pieces = y.new_empty(side, side, n, rows, columns, k)
+    for down, across in product(range(side), repeat=2):
+        pieces[down, across] = padded[:, down::side, across::side]
+    return pieces.view(side**2, -1)
 
 
 def _joined(pieces: Tensor, shape: Sequence[int], k: int, side: int) -> Tensor:
     """The inverse of `_pieces`, cut to the map: -> (N, K, H, W)."""
     (n, _, height, width), (rows, columns) = shape, _counted(shape, side)
-    by_tile = pieces.view(side, side, n, rows, columns, k).permute(2, 3, 0, 4, 1, 5)
-    whole = by_tile.reshape(n, rows * side, columns * side, k)[:, :height, :width]
+    pieces = pieces.view(side, side, n, rows, columns, k)
     y = torch.empty(
-        (n, k, height, width),
-        dtype=pieces.dtype,
-        device=pieces.device,
-        memory_format=torch.channels_last,
-    )
-    y.permute(0, 2, 3, 1).copy_(whole)
-    return y  # no view of anything, so that a ReLU behind it may overwrite it
+        (n, k, height, width), dtype=pieces.dtype, device=pieces.device, memory_format=torch.channels_last
+    )  # no view of anything, so that a ReLU behind it may overwrite it
+    for down, across in product(range(side), repeat=2):
+        there = y.permute(0, 2, 3, 1)[:, down::side, across::side]
+        there.copy_(pieces[down, across, :, : there.shape[1], : there.shape[2]])
+    return y
+
+
+def _counted(shape: Sequence[int], side: int) -> tuple[int, int]:
+    """Rows and columns of tiles."""
+    return -(-shape[2] // side), -(-shape[3] // side)

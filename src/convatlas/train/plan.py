@@ -144,7 +144,9 @@ def _preprocessing(recipe: Recipe, data: Data, seed: int, channels: int) -> Prep
         crop_ratio=recipe.crop_ratio,
     )
     measured = (
-        (recipe.mean, recipe.std) if recipe.mean and recipe.std else statistics(data.train.here(), plain, seed=seed)
+        (recipe.mean, recipe.std)
+        if recipe.mean and recipe.std
+        else statistics(data.train.here(), plain, seed=seed)
     )
     mean, std = (
         _per_channel(given or found, channels)
