@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from convatlas.data import Batches, Data, Preprocessing, open_data
-from convatlas.data.shares import homes, share_out, taken
 from convatlas.data.sharding import write_shards
+from convatlas.data.shares import homes, share_out, taken
 from convatlas.errors import BadCheckpoint, BadImage, DataError, UsageError
 from corpus import encoded, photo
 

@@ -122,12 +122,15 @@ def test_two_hosts_by_the_command(folders: list[str], tmp_path: Path, namespaces
     """Each has its half at the same path; the report is made, and says who read what."""
     namespaces()
     (tmp_path / "shards").mkdir()
-    words = "train shards --model lenet5 --epochs 2 --batch-size 16 --seed 7 --accelerator cpu --workers 0".split()
-    words += f"--out {tmp_path / 'run'} --nodes 2 --rendezvous host-a:29400".split()
-    place = f'case $(uname -n) in host-a) own={folders[0]};; *) own={folders[1]};; esac; mount --bind $own shards && exec "$@"'
+    words = (
+        f"train shards --model lenet5 --epochs 2 --batch-size 16 --out {tmp_path / 'run'} --accelerator cpu"
+    )
+    words += " --workers 0 --nodes 2 --rendezvous host-a:29400"
+    own = f"case $(uname -n) in host-a) own={folders[0]};; *) own={folders[1]};; esac"
+    place = f'{own}; mount --bind $own shards && exec "$@"'
     hosts = [*two_hosts.INSIDE, sys.executable, two_hosts.__file__, "sh", "-c", place, "sh"]
     subprocess.run(
-        [*hosts, sys.executable, "-m", "convatlas", *words],
+        [*hosts, sys.executable, "-m", "convatlas", *words.split()],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         timeout=240,

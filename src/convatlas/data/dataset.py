@@ -86,7 +86,7 @@ class Split:
 
     @property
     def absent(self) -> frozenset[int]:
-        """Parts that are not on this machine (see `open_data`'s `apart`): their samples are known, and cannot be read."""
+        """Parts that are not on this machine (`open_data`'s `apart`): their samples are known, and cannot be read."""
         return self._source.absent
 
     def here(self) -> Split:
@@ -266,9 +266,9 @@ def open_data(
     for split in (data.val, data.test):
         if len(split.here()) < len(split):
             raise DataError(
-                f"{name}: images of {split.name} are on other machines alone. Each machine may have its part of the train "
-                "shards, and needs all of val and test: name shards after their split (train-0000.tar, val-0000.tar), as "
-                "`convatlas data shard` does where the source has splits."
+                f"{name}: images of {split.name} are on other machines alone. Each machine may have its part of the "
+                "train shards, and needs all of val and test: name shards after their split (train-0000.tar, "
+                "val-0000.tar), as `convatlas data shard` does where the source has splits."
             )
     return data
 

@@ -67,9 +67,9 @@ def taken(shares: Shares, absent: Sequence[Collection[int]]) -> list[int]:
     for machine in range(len(absent)):
         if len(shares) != len(absent) or not place(machine, set()):
             raise BadCheckpoint(
-                f"the run has {len(shares)} machines that read a part of the training images each, and those that there "
-                f"are now ({len(absent)}) do not hold the same parts: machine {machine} has none of them whole. Put the "
-                "shards back, or share them out anew with --convert-world."
+                f"the run has {len(shares)} machines that read a part of the training images each, and those that "
+                f"there are now ({len(absent)}) do not hold the same parts: machine {machine} has none of them whole. "
+                "Put the shards back, or share them out anew with --convert-world."
             )
     return [share for _, share in sorted((machine, share) for share, machine in machine_of.items())]
 

@@ -195,12 +195,13 @@ class Shards(Source):
         if self.apart:
             advice = (
                 ". What lies on another machine needs its index here (0000.tar.index), which is whole when `convatlas "
-                "data check` has looked at the shard"
+                "data check` has looked at the shard and found nothing bad in it"
             )
         elif known:
             advice = (
-                f". {counted(len(known), 'index')} of them {'is' if len(known) == 1 else 'are'} here: only a training "
-                "on several machines can leave shards where they lie. Delete the index as well if a shard is to be left out"
+                f". {counted(len(known), 'index', 'indexes')} of them {'is' if len(known) == 1 else 'are'} here: only a training "
+                "on several machines can leave shards where they lie. Delete the index as well if a shard is to be "
+                "left out"
             )
         raise DataError(
             f"{self.name}: {len(lost):,} of {counted(len(self.paths), 'shard')} "
