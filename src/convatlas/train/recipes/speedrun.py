@@ -17,7 +17,7 @@ RECIPE, `speedrun`, is the same but for our choices:
 - The wide convolutions learn by Winograd's algorithm, with about a third of the multiplications.
 - Nine epochs. The network sees windows of 25 pixels at a random place for three of them, of 28 for three, and 32 with
   a reflected border for the last three. With 25 pixels an inner map has 6 x 6, four of Winograd's tiles.
-- The first block is held in the last sixth, when rates are all but 0: a fifth of those steps.
+- The first block is held in the last two epochs, when rates are all but 0: a quarter of those steps.
 - Label smoothing of 0.1, half of theirs.
 - Only the last epoch is validated, where there are images for it: both learn all of train, unless --val-share holds
   some out.
@@ -77,7 +77,7 @@ RECIPE = replace(
     momentum=0.9,
     rates=(("head.*", 0.67 * SMALL_BATCH / SMALL_RATE), ("*.bias", 0.053 * SMALL_BATCH / SMALL_RATE)),
     weight_decay=2e-6 * SMALL_BATCH / SMALL_RATE,
-    hold_from=(WHITENING, ("features.block1.*", 5 / 6)),
+    hold_from=(WHITENING, ("features.block1.*", 7 / 9)),
     label_smoothing=0.1,
     sizes=((0, 25), (1 / 3, 28), (2 / 3, 32)),
     shrink="window",
