@@ -154,7 +154,8 @@ def resume(
     `data` says where the images are now, if they have moved. Raises `BadCheckpoint` if the folder is no run or the
     images are not those that it was trained on.
     """
-    opened = data if isinstance(data, Data) else _data_of(RunFolder.open(path), data)
+    wish = compute or Compute()
+    opened = data if isinstance(data, Data) else _data_of(RunFolder.open(path), data, apart=wish.machines > 1)
     alone = not _in_group()
     folder = go_on(path, where=opened, compute=compute, safety=safety, observer=observer, notify=notify)
     return _reported(folder, opened, alone_before=alone)
@@ -182,6 +183,10 @@ def evaluate(
     if split is None:
         split = "test" if own or len(opened.test) else "all"
     chosen = opened.all if split == "all" else {part.name: part for part in opened.splits}[split]
+    if len(chosen.here()) < len(chosen):
+        raise DataError(
+            f"{opened.where}: images of {split} are on other machines. Choose val or test with --split, which are whole."
+        )
     if not len(chosen):
         raise DataError(
             f"{opened.where} has no {split} images. Choose others with --split, or name a folder that has some."
@@ -209,6 +214,7 @@ def images_for(run: Run, where: str | Path | None = None) -> Data:
         on_bad=decided["reading"].get("on_bad", "error"),
         workers=decided["workers"],
         classes=run.classes,
+        apart=decided["reading"].get("apart", False),
     )
     trained_on = [row["hash"] for row in csv.DictReader(io.StringIO(samples_of(run.folder).decode()))]
     hashes = [digest for part in other.splits for digest in part.hashes]
@@ -223,11 +229,12 @@ def samples_of(folder: RunFolder) -> bytes:
         raise BadCheckpoint(str(error)) from error
 
 
-def _data_of(folder: RunFolder, where: str | Path | None = None) -> Data:
-    """The images of a run, split as they were; from `where` if given."""
+def _data_of(folder: RunFolder, where: str | Path | None = None, *, apart: bool = False) -> Data:
+    """The images of a run, split as they were; from `where` if given. `apart`: some may be on other machines."""
     decided = folder.read_run()
     source = decided["where"] if where is None else _absolute(where)
-    return open_data(source, seed=decided["seed"], workers=decided["workers"], **decided["reading"])
+    reading = decided["reading"] | ({"apart": True} if apart else {})
+    return open_data(source, seed=decided["seed"], workers=decided["workers"], **reading)
 
 
 def _absolute(where: str | Path) -> str:

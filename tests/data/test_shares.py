@@ -10,7 +10,7 @@ import pytest
 
 from convatlas.data import Batches, Data, Preprocessing, open_data
 from convatlas.data.sharding import write_shards
-from convatlas.data.shares import homes, share_out, taken
+from convatlas.data.shares import homes, share_out, taken, whole_steps
 from convatlas.errors import BadCheckpoint, BadImage, DataError, UsageError
 from corpus import encoded, photo
 
@@ -116,24 +116,36 @@ def test_every_machine_needs_val(whole: Path, tmp_path: Path) -> None:
 
 
 def test_shares_are_even_and_read_where_they_lie() -> None:
-    random = np.random.default_rng(0)
-    for _ in range(50):
+    random, seen = np.random.default_rng(0), 0
+    for _ in range(80):
         count, machines = int(random.integers(1, 30)), int(random.integers(1, 5))
         parts = random.permutation(np.repeat(np.arange(count), random.integers(1, 9, count)))
         held = random.random((machines, count)) < 0.5
         held[random.integers(0, machines, count), np.arange(count)] = True
         absent = [set(np.flatnonzero(~row).tolist()) for row in held]
-        shares = share_out(parts, absent)
+        try:
+            shares = share_out(parts, absent)
+        except DataError as error:  # more machines than parts that can be given to all
+            assert "has no part of the training images to itself" in str(error)
+            continue
+        seen += 1
         assert sorted(part for share in shares for part in share) == list(range(count))
         assert all(held[machine, part] for machine, share in enumerate(shares) for part in share)
         assert taken(shares, absent) == list(range(machines))
         order = random.permutation(machines)
         renumbered = [absent[machine] for machine in order]
         chosen = taken(shares, renumbered)
+        assert chosen is not None
         assert sorted(chosen) == list(range(machines))
         assert not any(set(shares[s]) & renumbered[m] for m, s in enumerate(chosen))
+    assert seen > 40
     alike = share_out(np.repeat(np.arange(12), 5), [{99}, {99}, {99}])  # all hold all twelve
     assert [len(share) for share in alike] == [4, 4, 4]
+
+
+def test_a_machine_with_nothing_to_itself() -> None:
+    with pytest.raises(DataError, match="machine 1 of 2 has no part of the training images to itself: there are 2 parts"):
+        share_out(np.array([0, 1]), [set(), {0, 1}])
 
 
 def test_a_part_that_no_machine_has() -> None:
@@ -142,10 +154,12 @@ def test_a_part_that_no_machine_has() -> None:
 
 
 def test_other_machines_than_before() -> None:
-    with pytest.raises(BadCheckpoint, match=r"machine 1 has none of them whole.*--convert-world"):
-        taken([[0], [1]], [{1}, {1}])
-    with pytest.raises(BadCheckpoint, match=r"those that there are now \(3\)"):
-        taken([[0], [1]], [set(), set(), set()])
+    for absent in ([{1}, {1}], [{1}], [{0}, {1}, set()]):
+        with pytest.raises(BadCheckpoint, match=rf"2 machines, and the {len(absent)} that there are now do not hold"):
+            taken([[0], [1]], absent)
+    assert taken([[0], [1]], [set(), set(), set()]) is None  # any of them can read anything
+    with pytest.raises(BadCheckpoint, match="other shards than these data have"):
+        homes(np.array([0, 1, 2]), [[0], [1]])
 
 
 # ---- steps -------------------------------------------------------------------------------------------------
@@ -171,7 +185,7 @@ def test_each_reads_its_share_and_all_make_a_batch(
     machines, every = both(whole, tmp_path), open_data(whole, workers=0)
     shares = share_out(every.train.parts(), [machine.train.absent for machine in machines])
     world, home = 2 * local, homes(every.train.parts(), shares)
-    ranks = [batches(machines[rank // local], rank, world, shares, **wishes) for rank in range(world)]
+    ranks = [batches(machines[rank % 2], rank, world, shares, **wishes) for rank in range(world)]
     alone = [
         batches(every, rank, world, shares, **wishes) for rank in range(world)
     ]  # who has all reads the same
@@ -189,8 +203,12 @@ def test_each_reads_its_share_and_all_make_a_batch(
                 rows = table[step, rank::world]
                 assert batch.ids.tolist() == twin.ids.tolist() == every.train.ids[rows].tolist()
                 assert batch.labels.tolist() == every.train.labels[rows].tolist()
-                assert set(home[rows].tolist()) == {rank // local}
+                assert set(home[rows].tolist()) == {rank % 2}
                 assert batch.images.equal(twin.images)
+    whole_batches = batches(every, 0, 1, shares, **wishes)  # a single process that has everything
+    for step, batch in enumerate(whole_batches.epoch(1)):
+        assert batch.ids.tolist() == every.train.ids[ranks[0].order(1)[step]].tolist()
+    whole_batches.close()
     assert not np.array_equal(ranks[0].order(0), ranks[0].order(1))
     for each in (*ranks, *alone):
         each.close()
@@ -222,5 +240,5 @@ def test_a_share_that_is_too_small(whole: Path) -> None:
         UsageError, match=r"a machine has \d+ training images to itself, and each gives 16 to a batch"
     ):
         batches(data, 0, 2, shares, batch_size=32)
-    with pytest.raises(UsageError, match="3 processes cannot read 2 shares"):
-        batches(data, 0, 3, shares, batch_size=9)
+    with pytest.raises(UsageError, match="a batch of 9 cannot be taken equally from 2 machines; use --batch-size 8"):
+        whole_steps(homes(data.train.parts(), shares), 2, 9)

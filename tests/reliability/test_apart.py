@@ -15,8 +15,10 @@ import pytest
 import two_hosts
 from runs import assert_equal, contents
 
+from convatlas import api
 from convatlas.data import open_data
 from convatlas.data.sharding import write_shards
+from convatlas.errors import DataError
 from corpus import encoded, photo
 from ranks import Ranks
 
@@ -85,30 +87,90 @@ def test_two_machines_with_half_each_train_as_two_with_everything(
     assert "apart" not in decided(tmp_path / "plain")["reading"]
 
 
-def test_after_a_death_and_with_machines_renumbered(ranks: Ranks, folders: list[str], tmp_path: Path) -> None:
-    """A start that looks at images looks at those of rank 0's machine."""
+def test_after_a_death(ranks: Ranks, folders: list[str], tmp_path: Path) -> None:
+    """On the same machines exactly; on renumbered ones, and with all shards on one, by the same images at each step.
+
+    What is measured on images before the first step is measured once, on those of rank 0's machine.
+    """
     zero, one, everything = folders
-    settings = {**SETTINGS, "init": "lsuv", "mean": [], "std": []}
+    settings = {**SETTINGS, "init": "lsuv", "mean": [], "std": [], "pca": 0.1}
+    settings = {name: value for name, value in settings.items() if value != []}
     begun(ranks, tmp_path / "whole", [zero, one], settings=settings)
-    expected = contents(tmp_path / "whole")
-    for name, order in (("same", [zero, one]), ("other", [one, zero])):
-        run = tmp_path / name
+    expected, shares = contents(tmp_path / "whole"), decided(tmp_path / "whole")["shares"]
+    assert all(name.startswith("train-") for share in shares for name in share)
+
+    def stopped(name: str) -> Path:
         codes, outputs, _ = ranks.outcome(
-            PART, 2, MACHINES, folders=[zero, one], out=str(run), settings=settings, kill_at=5
+            PART, 2, MACHINES, folders=[zero, one], out=str(tmp_path / name), settings=settings, kill_at=5
         )
         assert codes == [6, -9], outputs
-        begun(ranks, run, order, go_on=True)
-        assert_equal(run, expected)
-    ranks.outcome(
-        PART, 2, MACHINES, folders=[zero, one], out=str(tmp_path / "moved"), settings=settings, kill_at=5
-    )
+        return tmp_path / name
+
+    for name, order in (("same", [zero, one]), ("other", [one, zero]), ("copied", [everything, one])):
+        begun(ranks, stopped(name), order, go_on=True)
+        assert_equal(tmp_path / name, expected)  # two summands, no dropout, no BatchNorm
     codes, outputs, _ = ranks.outcome(
-        PART, 2, MACHINES, folders=[zero, zero], out=str(tmp_path / "moved"), go_on=True
+        PART, 2, MACHINES, folders=[zero, zero], out=str(stopped("lost")), go_on=True
     )
     assert codes == [4, 4]
-    assert all("machine 1 has none of them whole" in output for output in outputs)
-    begun(ranks, tmp_path / "moved", [everything] * 2, go_on=True, convert=True)
-    assert "shares" not in decided(tmp_path / "moved")
+    assert all("2 machines, and the 2 that there are now do not hold these shares" in text for text in outputs)
+    codes, outputs, _ = ranks.outcome(
+        PART, 1, MACHINES, folders=[everything], out=str(tmp_path / "lost"), go_on=True, convert=True
+    )
+    assert codes == [0], outputs
+    steps = [json.loads(line) for line in (tmp_path / "lost" / "metrics.jsonl").read_text().splitlines()]
+    for ours, theirs in zip(steps, map(json.loads, expected["metrics.jsonl"].splitlines()), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_a_run_of_whole_data_refuses_a_part(ranks: Ranks, folders: list[str], tmp_path: Path) -> None:
+    zero, _, everything = folders
+    codes, outputs, _ = ranks.outcome(
+        PART, 2, MACHINES, folders=[everything] * 2, out=str(tmp_path / "run"), settings=SETTINGS, kill_at=3
+    )
+    assert codes == [6, -9], outputs
+    codes, outputs, _ = ranks.outcome(
+        PART, 2, MACHINES, folders=[zero, everything], out=str(tmp_path / "run"), go_on=True
+    )
+    assert codes == [4, 4]
+    assert all("begun with all training images on every machine" in output for output in outputs)
+
+
+def test_machines_that_cannot_share(ranks: Ranks, folders: list[str], tmp_path: Path) -> None:
+    """Nothing is written."""
+    zero, one, everything = folders
+    none, recut = tmp_path / "none", tmp_path / "recut"
+    shutil.copytree(everything, none)
+    for path in none.glob("train-*.tar"):
+        path.unlink()
+    write_shards(Path(everything).parent / "photos", recut, size=40_000)
+    open_data(recut, workers=0)
+    next(iter(sorted(recut.glob("train-*.tar")))).unlink()
+    cases: list[tuple[list[str], dict[str, Any], str]] = [
+        ([zero, str(none)], {}, "no shard of train is on this machine"),
+        ([zero, str(recut)], {}, "the same images in different shards"),
+        ([zero, one], {"batch_size": 160}, "has 40 training images to itself, and each gives 80 to a batch of 160"),
+    ]
+    for places, settings, told in cases:
+        codes, outputs, _ = ranks.outcome(
+            PART, 2, MACHINES, folders=places, out=str(tmp_path / "run"), settings={**SETTINGS, **settings}
+        )
+        assert all(codes), outputs
+        assert told in "".join(outputs), outputs
+        assert not (tmp_path / "run").exists()
+
+
+def test_evaluating_where_no_training_image_is(ranks: Ranks, folders: list[str], tmp_path: Path) -> None:
+    begun(ranks, tmp_path / "run", folders[:2], settings=SETTINGS)
+    bare = tmp_path / "bare"
+    shutil.copytree(folders[2], bare)
+    for path in bare.glob("train-*.tar"):
+        path.unlink()
+    run = api.Run.load(tmp_path / "run")
+    assert api.evaluate(run, bare, "val").count == 16
+    assert "need the images of the run" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(DataError, match="images of train are on other machines"):
+        api.evaluate(run, bare, "train")
 
 
 def test_what_no_machine_has(ranks: Ranks, folders: list[str], tmp_path: Path) -> None:

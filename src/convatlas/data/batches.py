@@ -26,6 +26,7 @@ from convatlas.data.buffers import Buffers
 from convatlas.data.cache import Told, silent
 from convatlas.data.dataset import Split
 from convatlas.data.reader import Job, Reader, Surveyed
+from convatlas.data.shares import whole_steps
 from convatlas.data.store import SHARE_OF_FREE_MEMORY, fitted, free_memory, shrunk
 from convatlas.data.transforms import Images, Preprocessing
 from convatlas.data.workers import Workers
@@ -51,9 +52,10 @@ class Batches:
         workers: Processes that decode; 0 decodes in this one. The batches are the same.
         rank: This process among `world`; it gets rows `rank::world` of each batch.
         world: How many processes share the batches.
-        homes: Where each machine can read its share of the samples alone: the share of each sample, from 0. A share is
-            read by as many ranks as every other, in their order, and gives as many rows to each batch. So an epoch
-            ends with the smallest share, and leaves out others of the larger ones each time. Implies `drop_last`.
+        homes: Where each machine can read its share of the samples alone: the share of each sample, from 0. Of n shares
+            share k gives rows k, k + n, ... of each batch, so that with a multiple of n ranks, rank r reads share r % n
+            alone. An epoch ends with the smallest share, and leaves out others of the larger ones each time. Implies
+            `drop_last`.
         balance: Draw the order so that every class is equally frequent; implies a new order each epoch.
         channels_last: Memory format of coloured images.
         cache: Folder in which decoded pictures are kept from run to run; needs a split of `open_data`.
@@ -115,15 +117,17 @@ class Batches:
         )
         full, rest = divmod(len(split), batch_size)
         self.steps = full + (1 if rest and (not drop_last or full == 0) else 0)
-        self._shares = [np.arange(len(split))]
-        self._share, readable = 0, split
+        self._shares, readable = [np.arange(len(split))], split
+        self._own = None  # positions that this process may read, where it may not read all
         if homes is not None:
             if not isinstance(split, Split):
                 raise UsageError("shares of several machines need data that `open_data` gave")
-            self._shares = [np.flatnonzero(homes == share) for share in range(int(homes.max()) + 1)]
-            self._share = rank * len(self._shares) // world
-            full = self.steps = _steps_of_each(self._shares, batch_size, world)
-            readable = split.subset(self._shares[self._share])
+            count = int(homes.max()) + 1
+            self._shares = [np.flatnonzero(homes == share) for share in range(count)]
+            full = self.steps = whole_steps(homes, count, batch_size)
+            if world % count == 0:
+                self._own = self._shares[rank % count]
+                readable = split.subset(self._own)
         self.cache = cache
         self._cuts = augment is not None and augment.resamples
         # to learn from, every rank has as many samples in each step, or its gradient would weigh too much
@@ -162,12 +166,11 @@ class Batches:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Positions in the split, (steps, batch_size), over all ranks; -1 where a short last batch has none."""
         table = np.full((self.steps, self.batch_size), -1, dtype=np.int64)
-        of_share = np.arange(self.batch_size) % self.world * len(self._shares) // self.world
-        for share, positions in enumerate(self._shares):
-            rows = np.full((self.steps, int((of_share == share).sum())), -1, dtype=np.int64)
+        for share, positions in enumerate(self._shares):  # by turns, as ranks have rows
+            rows = np.full(table[:, share :: len(self._shares)].shape, -1, dtype=np.int64)
             kept = min(self._kept, rows.size)
             rows.reshape(-1)[:kept] = self._drawn(positions, epoch, share)[:kept]
-            table[:, of_share == share] = rows
+            table[:, share :: len(self._shares)] = rows
         return table
 
     def _drawn(self, positions: NDArray[np.int64], epoch: int, share: int) -> NDArray[np.int64]:
@@ -218,8 +221,8 @@ class Batches:
 
     def _pixels(self, epoch: int, rows: Sequence[NDArray[np.int64]]) -> Iterator[torch.Tensor]:
         self.prepare()
-        if len(self._shares) > 1:  # the reader knows its own share alone
-            rows = [np.searchsorted(self._shares[self._share], positions) for positions in rows]
+        if self._own is not None:  # the reader knows no others
+            rows = [np.searchsorted(self._own, positions) for positions in rows]
         if self._store is not None:
             for positions in rows:
                 images = self._store.index_select(0, torch.from_numpy(positions))
@@ -251,19 +254,6 @@ class Batches:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-
-
-def _steps_of_each(shares: Sequence[NDArray[np.int64]], batch_size: int, world: int) -> int:
-    """Steps of an epoch: as many whole batches as the smallest share has samples for. Raises `UsageError` for none."""
-    if world % len(shares):
-        raise UsageError(f"{world} processes cannot read {len(shares)} shares, each by as many")
-    each, least = batch_size // len(shares), min(map(len, shares))
-    if least < each:
-        raise UsageError(
-            f"a machine has {least} training images to itself, and each gives {each} to a batch of {batch_size}; use "
-            f"--batch-size {max(least // (world // len(shares)), 1) * world} or less, or give it more shards"
-        )
-    return least // each
 
 
 def _balanced(labels: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:

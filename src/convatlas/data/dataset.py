@@ -85,6 +85,11 @@ class Split:
         return np.array([self._source.part(place) for place in self._places], np.int64)
 
     @property
+    def part_names(self) -> Sequence[str]:
+        """The names of these parts, by number: those of the shards."""
+        return self._source.parts
+
+    @property
     def absent(self) -> frozenset[int]:
         """Parts that are not on this machine (`open_data`'s `apart`): their samples are known, and cannot be read."""
         return self._source.absent

@@ -55,8 +55,13 @@ def gallery(evaluation: Evaluation, split: Split, positions: Sequence[int]) -> l
 
 
 def augmented(data: Data, recipe: Recipe, preprocessing: Preprocessing, seed: int) -> list[Picture]:
-    """Pictures of the first training batch, as the network got them, with their labels (two where mixed)."""
-    batches = training_batches(data.here(), recipe, preprocessing, seed=seed)
+    """Pictures of the first training batch, as the network got them, with their labels (two where mixed).
+
+    None where the training images are not all on this machine.
+    """
+    if data.train.absent:
+        return []
+    batches = training_batches(data, recipe, preprocessing, seed=seed)
     try:
         batch = next(iter(batches.epoch(0)))
     finally:

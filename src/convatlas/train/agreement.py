@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 
 from convatlas.data.dataset import Split
-from convatlas.data.shares import Shares, share_out, taken
+from convatlas.data.shares import homes, share_out, taken, whole_steps
 from convatlas.errors import BadCheckpoint, ConvAtlasError, ResourceError, UsageError
 from convatlas.train.processes import count, machines_of
 from convatlas.train.recipe import Recipe
@@ -78,7 +79,7 @@ def check_same(fabric: Fabric, fingerprint: str, does: str) -> None:
         if own_images != images:
             raise UsageError(
                 f"process {rank} on {own_host} has read other images than process 0 on {host}: the same files have to "
-                "be under the same path on every machine."
+                "be under the same path on every machine (of train shards, at least their indexes)."
             )
 
 
@@ -95,26 +96,55 @@ def check_shares(fabric: Fabric, recipe: Recipe, images: int) -> None:
         raise UsageError(f"{images} training images cannot be shared by {world} processes; use fewer.")
 
 
-def shares(fabric: Fabric, train: Split) -> Shares | None:
-    """Who reads which part of the training images, where a machine lacks some; None where each has all of them.
+def shares(fabric: Fabric, train: Split, recipe: Recipe) -> list[list[str]] | None:
+    """Names of the shards that each machine reads, where one lacks some; None where each has all of them.
 
-    Raises `DataError`, in every process, for a part that is on no machine.
+    Raises, in every process, `DataError` for a shard that is on no machine and for a machine without any, `UsageError`
+    for a batch that cannot be taken equally from all.
     """
     absent = _absent(fabric, train)
-    return share_out(train.parts(), absent) if any(absent) else None
+    if not any(absent):
+        return None
+    parts = train.parts()
+    shared = share_out(parts, absent)
+    whole_steps(homes(parts, shared), len(shared), recipe.batch_size)
+    return [[train.part_names[part] for part in share] for share in shared]
 
 
-def share_of(fabric: Fabric, train: Split, shares: Shares) -> int:
-    """The share that this machine takes of those that a run was begun with. Raises `BadCheckpoint` if none fits."""
-    absent = _absent(fabric, train)
-    return taken(shares, absent)[fabric.global_rank * len(absent) // fabric.world_size]
+def rows(fabric: Fabric, train: Split, shares: Sequence[Sequence[str]] | None) -> dict[str, Any]:
+    """`rank` and `homes` of this process for `Batches`, from the shares that a run was begun with.
+
+    Raises `BadCheckpoint`, in every process, where the machines do not hold what they are to read.
+    """
+    absent, rank = _absent(fabric, train), fabric.global_rank
+    if not shares:
+        if any(absent):
+            raise BadCheckpoint(
+                "the run was begun with all training images on every machine, and now some are missing on some. Put "
+                "the shards back, or begin a new run."
+            )
+        return {"rank": rank}
+    numbers = {name: number for number, name in enumerate(train.part_names)}
+    if lost := [name for share in shares for name in share if name not in numbers]:
+        raise BadCheckpoint(f"the run shared out other shards than these data have; {lost[0]} is missing.")
+    own = [[numbers[name] for name in share] for share in shares]
+    share_of, local = taken(own, absent), fabric.world_size // len(absent)
+    if share_of is not None:
+        rank = share_of[rank // local] + len(own) * (rank % local)
+    return {"rank": rank, "homes": homes(train.parts(), own)}
 
 
 def _absent(fabric: Fabric, train: Split) -> list[frozenset[int]]:
-    """The parts that each machine lacks; its processes have ranks in a row."""
-    found, machines = each(fabric, train.absent), machines_of(fabric)
-    here = fabric.world_size // machines
-    return [frozenset().union(*found[first : first + here]) for first in range(0, fabric.world_size, here)]
+    """The parts of the training images that each machine lacks; its processes have ranks in a row.
+
+    Raises `UsageError` where the machines have cut the images into different shards.
+    """
+    found, local = each(fabric, train.absent), fabric.world_size // machines_of(fabric)
+    if any(found):
+        cut = sha256(repr((list(train.part_names), train.parts().tolist())).encode()).hexdigest()
+        if len(set(each(fabric, cut))) > 1:
+            raise UsageError("the machines have the same images in different shards: copy the same ones to all.")
+    return [frozenset[int]().union(*found[first : first + local]) for first in range(0, len(found), local)]
 
 
 def check_seen(fabric: Fabric, file: Path) -> None:

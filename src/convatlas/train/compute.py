@@ -60,7 +60,7 @@ class Compute:
 
     def reading(self, reading: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments for `open_data`: on several machines, each may have its part of the training images."""
-        return {"apart": self.machines > 1, **reading}
+        return {**reading, "apart": self.machines > 1}
 
     def check(self) -> None:
         """Raise `UsageError` for what does not go together."""

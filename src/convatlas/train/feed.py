@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convatlas.data import Batches, Data, Preprocessing
+from convatlas.data.colour import Components
 from convatlas.train.recipe import Recipe
 
 
@@ -21,16 +22,20 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     homes: NDArray[np.int64] | None = None,
+    components: Components | None = None,
     channels_last: bool = True,
     cache: Path | None = None,
     pin: bool = False,
 ) -> Batches:
-    """The training split, shuffled and augmented as the recipe says, for one of `world` processes."""
+    """The training split, shuffled and augmented as the recipe says, for one of `world` processes.
+
+    `components` of its colours are measured if they are not given.
+    """
     return Batches(
         data.train,
         preprocessing,
         batch_size=recipe.batch_size,
-        augment=recipe.augment(data.train.here()),
+        augment=recipe.augment(data.train, components),
         seed=seed,
         shuffle=True,
         drop_last=True,

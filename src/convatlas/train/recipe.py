@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from convatlas.data import Augment, Split
-from convatlas.data.colour import components
+from convatlas.data.colour import Components, components
 from convatlas.data.dataset import VAL_SHARE
 from convatlas.errors import BadCheckpoint, DataError, UsageError, did_you_mean
 from convatlas.files import read_untrusted
@@ -178,12 +178,12 @@ class Recipe:
                 base = schedule.levels(self.levels)
         return schedule.warmed_up(base, self.warmup, self.warmup_start)
 
-    def augment(self, train: Split) -> Augment:
-        """The recipe's augmentation; the colour shift is along the components of these training images."""
+    def augment(self, train: Split, known: Components | None = None) -> Augment:
+        """The recipe's augmentation; the colour shift is along the `known` components, or those of these images."""
         own: dict[str, Any] = dataclasses.asdict(self) | {"affine": self.affine or None}
         shared = {field.name: own[field.name] for field in dataclasses.fields(Augment) if field.name in own}
         if self.pca:
-            shared["components"] = components(train)
+            shared["components"] = tuple(map(tuple, known)) if known else components(train)
         shared["sides"] = self.sides()
         return Augment(**shared)
 

@@ -38,5 +38,5 @@ def repeated(path: str | os.PathLike[str]) -> Repeated:
         weights=decided["weights"],
         recipe=recipe,
         seed=decided["seed"],
-        reading=decided["reading"],
+        reading={name: value for name, value in decided["reading"].items() if name != "apart"},
     )

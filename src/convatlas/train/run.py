@@ -47,7 +47,7 @@ FIELDS: dict[str, tuple[type, ...]] = {  # of run.json, and what they may be
     "machine": (dict,),
 }
 # Runs of the first version have none; `tuning` and `asked` are there where candidates were measured, `shares` where
-# each machine reads its part of the training images.
+# each machine reads its part of the training images; with them, the `components` of colours that one machine measured.
 LATER: dict[str, tuple[type, ...]] = {
     "start": (dict,),
     "speed": (dict,),
@@ -55,6 +55,7 @@ LATER: dict[str, tuple[type, ...]] = {
     "asked": (list,),
     "processes": (dict,),
     "shares": (list,),
+    "components": (list,),
 }
 START: dict[str, tuple[type, ...]] = {
     "kind": (str,),
@@ -162,8 +163,10 @@ class RunFolder:
         _check(value.get("processes", {}), PROCESSES, self.path / RUN)
         _check(value["reading"], READING, self.path / RUN)
         _check(value["safety"], SAFETY, self.path / RUN)
-        if not all(type(part) is int for share in value.get("shares", []) for part in _listed(share)):
-            raise BadCheckpoint(f"{self.path / RUN}: shares are {value['shares']!r}, which no run writes.")
+        for name, kinds in (("shares", (str,)), ("components", (int, float))):
+            rows = value.get(name, [])
+            if not all(isinstance(row, list) and all(type(each) in kinds for each in row) for row in rows):
+                raise BadCheckpoint(f"{self.path / RUN}: {name} is {rows!r}, which no run writes.")
         return value
 
     def write_run(self, value: dict[str, Any]) -> None:
@@ -207,11 +210,6 @@ def _check(
     unknown = value.keys() - fields.keys()
     if unknown and not complete:
         raise BadCheckpoint(f"{path}: {sorted(unknown)[0]!r} is not known.")
-
-
-def _listed(value: Any) -> list[Any]:
-    """The value, if it is a list; what is none holds no number."""
-    return value if isinstance(value, list) else [None]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from convatlas.data import Batches, Data, Preprocessing, open_data
+from convatlas.data.colour import components
 from convatlas.data.dataset import VAL_SHARE
-from convatlas.data.shares import homes
 from convatlas.errors import BadCheckpoint, DataError, UsageError
 from convatlas.files import newest
 from convatlas.layers.init import INITIALISATIONS, initialise
@@ -133,7 +133,10 @@ def begin(
     agreement.check_same(fabric, data.fingerprint, "begins a run")
     agreement.check_shares(fabric, final, len(data.train))
     decided["processes"] = processes.of(fabric, network, final)
-    decided = _shared_out(decided, fabric, data)
+    if (shares := agreement.shares(fabric, data.train, final)) is not None:
+        decided |= {"shares": shares, "reading": {**reading, "apart": True}}
+        if final.pca:
+            decided["components"] = agreement.first(fabric, lambda: components(data.train.here()))
     if find_rate:
         from convatlas.train.lr_finder import find_learning_rate
 
@@ -176,7 +179,8 @@ def resume(
     safety = safety or Safety(**decided["safety"])
     source = where if where is not None else decided["where"]
     if not isinstance(source, Data):
-        source = open_data(source, seed=decided["seed"], workers=compute.workers, **decided["reading"])
+        reading = compute.reading(decided["reading"])
+        source = open_data(source, seed=decided["seed"], workers=compute.workers, **reading)
     if source.fingerprint != decided["fingerprint"]:
         raise BadCheckpoint(
             f"the images at {source.where} are not those that {folder.path} was trained on "
@@ -188,8 +192,9 @@ def resume(
     agreement.check_same(fabric, source.fingerprint, "goes on with a run")
     agreement.check_shares(fabric, recipe, len(source.train))
     network = _network(decided)
-    now = processes.of(fabric, network, recipe)
-    decided = _converted(folder, decided, now, fabric, source, compute.convert_world)
+    decided = _converted(
+        folder, decided, processes.of(fabric, network, recipe), fabric, compute.convert_world
+    )
     if notify is not None and fabric.is_global_zero:
         notify({**decided, "path": str(folder.path)})
     if newest(folder.checkpoints)[0] is None:  # it was stopped before its first checkpoint
@@ -202,21 +207,8 @@ def resume(
     return folder
 
 
-def _shared_out(decided: dict[str, Any], fabric: Fabric, data: Data) -> dict[str, Any]:
-    """What was decided, with who reads which shards, where no machine has all of them."""
-    shares = agreement.shares(fabric, data.train)
-    if shares is None:
-        return {name: value for name, value in decided.items() if name != "shares"}
-    return {**decided, "shares": shares, "reading": {**decided["reading"], "apart": True}}
-
-
 def _converted(
-    folder: RunFolder,
-    decided: dict[str, Any],
-    now: dict[str, Any],
-    fabric: Fabric,
-    data: Data,
-    convert: bool,
+    folder: RunFolder, decided: dict[str, Any], now: dict[str, Any], fabric: Fabric, convert: bool
 ) -> dict[str, Any]:
     """What was decided, with the processes that go on, where they are others than before and may be.
 
@@ -225,14 +217,11 @@ def _converted(
     then, step = checkpoint.world(folder.checkpoints)
     if step:
         agreement.check_world(fabric, then, convert)
-    before = decided
-    if (decided.get("processes") or {"world": then})["world"] != now["world"]:
-        note = f"{processes.count(then)} until step {step}, {processes.count(now['world'])} from there"
-        decided = {**decided, "processes": now, "notes": [*decided["notes"], *([note] if step else [])]}
-    if convert or not step:
-        decided = _shared_out(decided, fabric, data)
-    if decided != before:
-        agreement.first(fabric, partial(folder.write_run, decided))
+    if (decided.get("processes") or {"world": then})["world"] == now["world"]:
+        return decided
+    note = f"{processes.count(then)} until step {step}, {processes.count(now['world'])} from there"
+    decided = {**decided, "processes": now, "notes": [*decided["notes"], *([note] if step else [])]}
+    agreement.first(fabric, partial(folder.write_run, decided))
     return decided
 
 
@@ -262,13 +251,9 @@ def _loop(
         "cache": cache,
         "pin": fabric.device.type == "cuda",
     }
-    shared: dict[str, Any] = {}
-    if shares := decided.get("shares"):
-        local = fabric.world_size // len(shares)
-        share = agreement.share_of(fabric, data.train, shares)
-        shared["homes"] = homes(data.train.parts(), shares)
-        shared["rank"] = share * local + fabric.global_rank % local
-    train = training_batches(data, recipe, preprocessing, seed=decided["seed"], **{**place, **shared})
+    shared = place | agreement.rows(fabric, data.train, decided.get("shares"))
+    told = decided.get("components")
+    train = training_batches(data, recipe, preprocessing, seed=decided["seed"], components=told, **shared)
     val = Batches(
         data.val,
         preprocessing,
@@ -349,6 +334,10 @@ def _check_trainable(data: Data, *, validated: bool) -> None:
             f"{data.where} has one class ({data.classes[0]!r}); telling images apart needs at least two."
             if data.classes
             else f"{data.where} has no classes: images are expected in one folder per class."
+        )
+    if len(data.train) and not len(data.train.here()):
+        raise DataError(
+            f"{data.where}: no shard of train is on this machine, and each machine that trains needs its part of them."
         )
     for split, role in ((data.train, "learn from"), (data.val, "validate with")):
         if len(split) == 0 and (validated or split is data.train):

@@ -31,6 +31,18 @@ RULES = 1  # of reading a shard and of seeing an image; another number makes eve
 MAX_INDEX_BYTES = 2**31
 _THUMB = (16, 16, 3)
 
+_NO_INDEX = (  # what a file that is none, or lies, makes of its reading
+    DataError,
+    SafetensorError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
 Sample = tuple[str, str, int, int, str]  # key, label, offset, bytes, group
 
 
@@ -59,10 +71,10 @@ class Index:
             try:
                 parts = load(read_untrusted(place, max_bytes=MAX_INDEX_BYTES))
                 told: dict[str, Any] = json.loads(parts["text"].tobytes())
-                length, changed = told["stamp"]
-                if told["rules"] == RULES and (not os.path.lexists(path) or (length, changed) == stamp(path)):
+                length, changed = map(int, told["stamp"])
+                if told["rules"] == RULES and (not os.path.exists(path) or (length, changed) == stamp(path)):
                     return cls(path, (length, changed), _contents(told), dict(_seen(parts)))
-            except (DataError, SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError):
+            except _NO_INDEX:
                 continue
         return None
 

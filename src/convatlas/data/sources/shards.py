@@ -124,6 +124,9 @@ class Shards(Source):
     def __init__(self, where: str, paths: Sequence[str], *, apart: bool = False) -> None:
         super().__init__(where)
         self.paths, self.apart = list(paths), apart
+        whole = [os.path.abspath(path) for path in self.paths]
+        folder = os.path.commonpath([os.path.dirname(path) for path in whole])
+        self.parts = [os.path.relpath(path, folder) for path in whole]  # the same where the folder is moved
         self._files: OrderedDict[int, int] = (
             OrderedDict()
         )  # number of the shard -> descriptor, last used last
@@ -199,9 +202,8 @@ class Shards(Source):
             )
         elif known:
             advice = (
-                f". {counted(len(known), 'index', 'indexes')} of them {'is' if len(known) == 1 else 'are'} here: only a training "
-                "on several machines can leave shards where they lie. Delete the index as well if a shard is to be "
-                "left out"
+                f". {counted(len(known), 'index is', 'indexes are')} here: only a training on several machines can "
+                "leave shards where they lie. To leave one out, take it from the pattern, or its index from the folder"
             )
         raise DataError(
             f"{self.name}: {len(lost):,} of {counted(len(self.paths), 'shard')} "
