@@ -185,7 +185,7 @@ def evaluate(
     chosen = opened.all if split == "all" else {part.name: part for part in opened.splits}[split]
     if len(chosen.here()) < len(chosen):
         raise DataError(
-            f"{opened.where}: images of {split} are on other machines. Choose val or test with --split, which are whole."
+            f"{opened.where}: images of {split} are on other machines. Choose val or test with --split: they are whole."
         )
     if not len(chosen):
         raise DataError(

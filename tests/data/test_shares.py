@@ -116,19 +116,16 @@ def test_every_machine_needs_val(whole: Path, tmp_path: Path) -> None:
 
 
 def test_shares_are_even_and_read_where_they_lie() -> None:
-    random, seen = np.random.default_rng(0), 0
+    random = np.random.default_rng(0)
     for _ in range(80):
-        count, machines = int(random.integers(1, 30)), int(random.integers(1, 5))
+        machines = int(random.integers(1, 5))
+        count = int(random.integers(machines, 30))
         parts = random.permutation(np.repeat(np.arange(count), random.integers(1, 9, count)))
         held = random.random((machines, count)) < 0.5
         held[random.integers(0, machines, count), np.arange(count)] = True
+        held[:, :machines] = np.eye(machines, dtype=bool)  # each has one of its own
         absent = [set(np.flatnonzero(~row).tolist()) for row in held]
-        try:
-            shares = share_out(parts, absent)
-        except DataError as error:  # more machines than parts that can be given to all
-            assert "has no part of the training images to itself" in str(error)
-            continue
-        seen += 1
+        shares = share_out(parts, absent)
         assert sorted(part for share in shares for part in share) == list(range(count))
         assert all(held[machine, part] for machine, share in enumerate(shares) for part in share)
         assert taken(shares, absent) == list(range(machines))
@@ -138,13 +135,12 @@ def test_shares_are_even_and_read_where_they_lie() -> None:
         assert chosen is not None
         assert sorted(chosen) == list(range(machines))
         assert not any(set(shares[s]) & renumbered[m] for m, s in enumerate(chosen))
-    assert seen > 40
     alike = share_out(np.repeat(np.arange(12), 5), [{99}, {99}, {99}])  # all hold all twelve
     assert [len(share) for share in alike] == [4, 4, 4]
 
 
 def test_a_machine_with_nothing_to_itself() -> None:
-    with pytest.raises(DataError, match="machine 1 of 2 has no part of the training images to itself: there are 2 parts"):
+    with pytest.raises(DataError, match="machine 1 of 2 has no part .* to itself: there are 2 parts"):
         share_out(np.array([0, 1]), [set(), {0, 1}])
 
 
@@ -155,7 +151,9 @@ def test_a_part_that_no_machine_has() -> None:
 
 def test_other_machines_than_before() -> None:
     for absent in ([{1}, {1}], [{1}], [{0}, {1}, set()]):
-        with pytest.raises(BadCheckpoint, match=rf"2 machines, and the {len(absent)} that there are now do not hold"):
+        with pytest.raises(
+            BadCheckpoint, match=rf"2 machines, and the {len(absent)} that there are now do not hold"
+        ):
             taken([[0], [1]], absent)
     assert taken([[0], [1]], [set(), set(), set()]) is None  # any of them can read anything
     with pytest.raises(BadCheckpoint, match="other shards than these data have"):
@@ -240,5 +238,7 @@ def test_a_share_that_is_too_small(whole: Path) -> None:
         UsageError, match=r"a machine has \d+ training images to itself, and each gives 16 to a batch"
     ):
         batches(data, 0, 2, shares, batch_size=32)
-    with pytest.raises(UsageError, match="a batch of 9 cannot be taken equally from 2 machines; use --batch-size 8"):
+    with pytest.raises(
+        UsageError, match="a batch of 9 cannot be taken equally from 2 machines; use --batch-size 8"
+    ):
         whole_steps(homes(data.train.parts(), shares), 2, 9)

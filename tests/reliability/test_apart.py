@@ -113,7 +113,9 @@ def test_after_a_death(ranks: Ranks, folders: list[str], tmp_path: Path) -> None
         PART, 2, MACHINES, folders=[zero, zero], out=str(stopped("lost")), go_on=True
     )
     assert codes == [4, 4]
-    assert all("2 machines, and the 2 that there are now do not hold these shares" in text for text in outputs)
+    assert all(
+        "2 machines, and the 2 that there are now do not hold these shares" in text for text in outputs
+    )
     codes, outputs, _ = ranks.outcome(
         PART, 1, MACHINES, folders=[everything], out=str(tmp_path / "lost"), go_on=True, convert=True
     )
@@ -149,7 +151,11 @@ def test_machines_that_cannot_share(ranks: Ranks, folders: list[str], tmp_path: 
     cases: list[tuple[list[str], dict[str, Any], str]] = [
         ([zero, str(none)], {}, "no shard of train is on this machine"),
         ([zero, str(recut)], {}, "the same images in different shards"),
-        ([zero, one], {"batch_size": 160}, "has 40 training images to itself, and each gives 80 to a batch of 160"),
+        (
+            [zero, one],
+            {"batch_size": 160},
+            "has 40 training images to itself, and each gives 80 to a batch of 160",
+        ),
     ]
     for places, settings, told in cases:
         codes, outputs, _ = ranks.outcome(

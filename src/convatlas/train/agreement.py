@@ -143,7 +143,9 @@ def _absent(fabric: Fabric, train: Split) -> list[frozenset[int]]:
     if any(found):
         cut = sha256(repr((list(train.part_names), train.parts().tolist())).encode()).hexdigest()
         if len(set(each(fabric, cut))) > 1:
-            raise UsageError("the machines have the same images in different shards: copy the same ones to all.")
+            raise UsageError(
+                "the machines have the same images in different shards: copy the same ones to all."
+            )
     return [frozenset[int]().union(*found[first : first + local]) for first in range(0, len(found), local)]
 
 

@@ -85,7 +85,9 @@ class Source(ABC):
     kind: ClassVar[str]
     encoded: ClassVar[bool] = True  # samples are image files, to be decoded
     parts: Sequence[str] = ()  # names of the parts that samples lie in, where there are some
-    absent: frozenset[int] = frozenset()  # numbers of the parts that are not on this machine; known after `listing`
+    absent: frozenset[int] = (
+        frozenset()
+    )  # numbers of the parts that are not on this machine; known after `listing`
 
     def __init__(self, where: str) -> None:
         self.where = where
