@@ -140,7 +140,7 @@ def test_shares_are_even_and_read_where_they_lie() -> None:
 
 
 def test_a_machine_with_nothing_to_itself() -> None:
-    with pytest.raises(DataError, match="machine 1 of 2 has no part .* to itself: there are 2 parts"):
+    with pytest.raises(DataError, match=r"machine 1 of 2 has no part .* to itself: there are 2 parts"):
         share_out(np.array([0, 1]), [set(), {0, 1}])
 
 
