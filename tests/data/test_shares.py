@@ -75,7 +75,7 @@ def test_all_is_known_of_shards_that_are_elsewhere(whole: Path, tmp_path: Path) 
 def test_one_machine_needs_all_shards(whole: Path, tmp_path: Path) -> None:
     name = shards_of(whole)[1]
     folder = machine(whole, tmp_path / "one", [name])
-    told = rf"1 of \d+ shards is missing: .*{name}\. 1 index of them is here: only a training on several machines"
+    told = rf"1 of \d+ shards is missing: .*{name}\. 1 index is here: only a training on several machines"
     with pytest.raises(DataError, match=told):
         open_data(folder, workers=0)
     (folder / f"{name}.index").unlink()  # the shard is to be left out

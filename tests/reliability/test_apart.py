@@ -122,7 +122,8 @@ def test_after_a_death(ranks: Ranks, folders: list[str], tmp_path: Path) -> None
     assert codes == [0], outputs
     steps = [json.loads(line) for line in (tmp_path / "lost" / "metrics.jsonl").read_text().splitlines()]
     for ours, theirs in zip(steps, map(json.loads, expected["metrics.jsonl"].splitlines()), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3)
+        numbers = {name: value for name, value in theirs.items() if isinstance(value, float)}
+        assert ours == theirs | {name: pytest.approx(value, rel=1e-3) for name, value in numbers.items()}
 
 
 def test_a_run_of_whole_data_refuses_a_part(ranks: Ranks, folders: list[str], tmp_path: Path) -> None:
