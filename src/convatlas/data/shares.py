@@ -72,7 +72,7 @@ def taken(shares: Shares, absent: Sequence[Collection[int]]) -> list[int] | None
 
     if len(shares) == len(absent) and all(place(machine, set()) for machine in range(len(absent))):
         return [share for _, share in sorted((machine, share) for share, machine in machine_of.items())]
-    if not any(map(all, zip(*fits, strict=True))) or not all(map(all, fits)):
+    if not all(map(all, fits)):
         raise BadCheckpoint(
             f"the run's training images are shared by {len(shares)} machines, and the {len(absent)} that there are now "
             "do not hold these shares. Put the shards back where they were, or all of them on every machine."

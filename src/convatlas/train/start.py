@@ -252,8 +252,8 @@ def _loop(
         "pin": fabric.device.type == "cuda",
     }
     shared = place | agreement.rows(fabric, data.train, decided.get("shares"))
-    told = decided.get("components")
-    train = training_batches(data, recipe, preprocessing, seed=decided["seed"], components=told, **shared)
+    shared |= {"seed": decided["seed"], "components": decided.get("components")}
+    train = training_batches(data, recipe, preprocessing, **shared)
     val = Batches(
         data.val,
         preprocessing,
