@@ -20,6 +20,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 ORDER = (
     *("__main__", "cli", "web", "api", "serve", "audit", "labs", "report", "export", "bench", "search"),
     *("detect", "segment", "transfer", "infer", "train", "data", "explain", "measure", "models", "layers"),
+    "kernels",
     *("registry", "weights", "plots", "hooks", "files", "allocator", "randomness", "errors", "shapes"),
 )
 STRANGERS = ({"data", "models"},)  # pairs of rooms that do not know each other, whatever their order

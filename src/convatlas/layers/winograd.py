@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from convatlas.kernels import compiled
+
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)  # the first m + 1, beside infinity
 SIDES = (2, 3, 4)  # m
 FILTER = 3
@@ -87,7 +89,7 @@ def multiplications(height: int, width: int, side: int) -> int:
 
 @cache
 def constants(side: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """B^T (a, a), G (a, 3) and A^T (m, a) for m = `side` and a = m + 2, each times itself by Kronecker.
+    """B^T (a, a), G (a, 3) and A^T (m, a) for m = `side` and a = m + 2.
 
     With V_k the first k powers of the points, y = V_m^T [(V_3 g) * (V_a^-T d)]. Each row of B^T is then made as large
     as it is in print, and G as much smaller.
@@ -101,29 +103,23 @@ def constants(side: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDAr
 
     apart = points[:, None] - points + np.eye(reach - 1)
     size = np.append(apart.prod(1), 1.0)[:, None]
-    inputs, filters, outputs = np.linalg.inv(powers(reach)).T * size, powers(FILTER) / size, powers(side).T
-    inputs, filters, outputs = (np.kron(each, each).astype(np.float64) for each in (inputs, filters, outputs))
-    return inputs, filters, outputs
-
-
-def _constants(side: int, dtype: torch.dtype, of_filters: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    inputs, filters, outputs = (torch.from_numpy(each) for each in constants(side))
-    return inputs.to(dtype), filters.to(of_filters), outputs.to(dtype)
+    inputs = (np.linalg.inv(powers(reach)).T * size).astype(np.float64)
+    return inputs, powers(FILTER) / size, powers(side).T
 
 
 class _Winograd(torch.autograd.Function):
-    """Tensors between the steps are (places, ...): a^2 of the transformed, m^2 of an output tile, 9 of a filter."""
+    """Tensors between the steps are (places, tiles, channels): a^2 places of a tile, or of a filter."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, side: int) -> Tensor:
         k, c = weight.shape[:2]
+        inputs, filters, outputs = constants(side)
         with torch.autocast(x.device.type, enabled=False):
-            inputs, filters, outputs = _constants(side, x.dtype, weight.dtype)
             taps = weight.permute(2, 3, 0, 1).reshape(FILTER**2, k * c)
-            seen = (inputs @ _tiles(x, side)).view(len(inputs), -1, c)
-            learnt = (filters @ taps).to(x.dtype).view(len(inputs), k, c)
+            learnt = (_of_squares(filters, weight.dtype) @ taps).to(x.dtype).view(-1, k, c)
+            seen = _gathered(x, inputs, side, 1)
             products = torch.bmm(seen, learnt.transpose(1, 2))
-            y = _joined(outputs @ products.view(len(inputs), -1), x.shape, k, side)
+            y = _scattered(products, (len(x), k, *x.shape[2:]), outputs.T, side, 0)
         ctx.save_for_backward(seen, learnt, weight)
         ctx.shape, ctx.side = x.shape, side
         return y
@@ -133,79 +129,84 @@ class _Winograd(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         seen, learnt, weight = ctx.saved_tensors
         k, c = weight.shape[:2]
+        inputs, filters, outputs = constants(ctx.side)
         dx = dweight = None
         with torch.autocast(dy.device.type, enabled=False):
-            inputs, filters, outputs = _constants(ctx.side, dy.dtype, weight.dtype)
-            dproducts = (outputs.T @ _pieces(dy, ctx.side)).view(len(inputs), -1, k)
+            dproducts = _gathered(dy, outputs.T, ctx.side, 0)
             if ctx.needs_input_grad[0]:
-                dseen = torch.bmm(dproducts, learnt)
-                dx = _overlaid(inputs.T @ dseen.view(len(inputs), -1), ctx.shape, ctx.side)
+                dx = _scattered(torch.bmm(dproducts, learnt), ctx.shape, inputs, ctx.side, 1)
             if ctx.needs_input_grad[1]:
-                dlearnt = torch.bmm(dproducts.transpose(1, 2), seen).to(weight.dtype)
-                dtaps = (filters.T @ dlearnt.view(len(inputs), -1)).view(FILTER, FILTER, k, c)
+                dlearnt = torch.bmm(dproducts.transpose(1, 2), seen).to(weight.dtype).view(-1, k * c)
+                dtaps = (_of_squares(filters, weight.dtype).T @ dlearnt).view(FILTER, FILTER, k, c)
                 dweight = torch.empty_like(weight).copy_(dtaps.permute(2, 3, 0, 1))
         return dx, dweight, None
 
 
-# Tiles are taken from a map place by place: all that stand at one place of their tiles lie `side` apart in it, so that
-# each copy moves whole rows of channels.
+def _gathered(x: Tensor, matrix: NDArray[np.float64], step: int, margin: int) -> Tensor:
+    """M d M^T of every tile d of a map (N, C, H, W), for M (P, Q): (P^2, tiles, C).
 
-
-def _tiles(x: Tensor, side: int) -> Tensor:
-    """Input tiles, which overlap by 2: (N, C, H, W) -> (a^2, N * rows * columns * C)."""
-    n, c, height, width = x.shape
-    (rows, columns), reach = _counted(x.shape, side), side + FILTER - 1
-    margins = (1, columns * side + 1 - width, 1, rows * side + 1 - height)
+    A tile has Q x Q pixels and stands `step` from the next. The first begins `margin` before the map; outside it are
+    zeros.
+    """
+    if compiled.usable(x):
+        return _kernels().gathered(x, _rows(matrix), step, margin)
+    n, c = x.shape[:2]
+    rows, columns, height, width = _covered(x.shape, matrix, step)
+    margins = (margin, width - margin - x.shape[3], margin, height - margin - x.shape[2])
     padded = nn.functional.pad(x, margins).permute(0, 2, 3, 1)
-    tiles = x.new_empty(reach, reach, n, rows, columns, c)
-    for down, across in product(range(reach), repeat=2):
-        tiles[down, across] = padded[
-            :, down : down + rows * side : side, across : across + columns * side : side
-        ]
-    return tiles.view(reach**2, -1)
+    reach = range(matrix.shape[1])
+    tiles = x.new_empty(len(reach), len(reach), n, rows, columns, c)
+    for down, across in product(reach, repeat=2):
+        tiles[down, across] = padded[:, down::step, across::step][:, :rows, :columns]
+    return (_of_squares(matrix, x.dtype) @ tiles.view(len(reach) ** 2, -1)).view(len(matrix) ** 2, -1, c)
 
 
-def _overlaid(tiles: Tensor, shape: Sequence[int], side: int) -> Tensor:
-    """The transpose of `_tiles`: where tiles overlap, their sum. -> (N, C, H, W)."""
-    n, c, height, width = shape
-    (rows, columns), reach = _counted(shape, side), side + FILTER - 1
-    tiles = tiles.view(reach, reach, n, rows, columns, c)
-    padded = tiles.new_empty(n, rows * side + 2, columns * side + 2, c)
-    padded[:, -2:] = padded[:, :, -2:] = 0  # where no tile begins
-    for down, across in product(range(reach), repeat=2):
-        there = padded[:, down : down + rows * side : side, across : across + columns * side : side]
-        if max(down, across) < side:
-            there.copy_(tiles[down, across])
+def _scattered(
+    tiles: Tensor, shape: Sequence[int], matrix: NDArray[np.float64], step: int, margin: int
+) -> Tensor:
+    """The transpose of `_gathered`: (P^2, tiles, C) -> `shape` (N, C, H, W); where tiles overlap, their sum."""
+    if compiled.usable(tiles):
+        return _kernels().scattered(tiles, shape, _rows(matrix), step, margin)
+    n, c = shape[:2]
+    rows, columns, height, width = _covered(shape, matrix, step)
+    reach = range(matrix.shape[1])
+    pixels = (_of_squares(matrix, tiles.dtype).T @ tiles.view(len(matrix) ** 2, -1)).view(
+        len(reach), len(reach), n, rows, columns, c
+    )
+    whole = tiles.new_empty(n, height, width, c).permute(0, 3, 1, 2)
+    whole[:, :, rows * step :] = whole[:, :, :, columns * step :] = 0  # where no tile begins
+    for down, across in product(reach, repeat=2):
+        there = whole.permute(0, 2, 3, 1)[:, down::step, across::step][:, :rows, :columns]
+        if max(down, across) < step:
+            there.copy_(pixels[down, across])
         else:  # reaches into the next tile
-            there.add_(tiles[down, across])
-    dx = padded[:, 1 : height + 1, 1 : width + 1].permute(0, 3, 1, 2)
-    return dx.contiguous(memory_format=torch.channels_last)
+            there.add_(pixels[down, across])
+    map_ = whole[:, :, margin : margin + shape[2], margin : margin + shape[3]]
+    return map_.clone(memory_format=torch.channels_last)  # no view, so that a ReLU behind it may overwrite it
 
 
-def _pieces(y: Tensor, side: int) -> Tensor:
-    """Output tiles: (N, K, H, W) -> (m^2, N * rows * columns * K)."""
-    (n, k), (rows, columns) = y.shape[:2], _counted(y.shape, side)
-    margins = (0, columns * side - y.shape[3], 0, rows * side - y.shape[2])
-    padded = nn.functional.pad(y, margins).permute(0, 2, 3, 1)
-    pieces = y.new_empty(side, side, n, rows, columns, k)
-    for down, across in product(range(side), repeat=2):
-        pieces[down, across] = padded[:, down::side, across::side]
-    return pieces.view(side**2, -1)
+# A map is moved place by place: all that stand at one place of their tiles lie `step` apart in it, so that each copy
+# moves whole rows of channels.
 
 
-def _joined(pieces: Tensor, shape: Sequence[int], k: int, side: int) -> Tensor:
-    """The inverse of `_pieces`, cut to the map: -> (N, K, H, W)."""
-    (n, _, height, width), (rows, columns) = shape, _counted(shape, side)
-    pieces = pieces.view(side, side, n, rows, columns, k)
-    y = torch.empty(
-        (n, k, height, width), dtype=pieces.dtype, device=pieces.device, memory_format=torch.channels_last
-    )  # no view of anything, so that a ReLU behind it may overwrite it
-    for down, across in product(range(side), repeat=2):
-        there = y.permute(0, 2, 3, 1)[:, down::side, across::side]
-        there.copy_(pieces[down, across, :, : there.shape[1], : there.shape[2]])
-    return y
+def _covered(shape: Sequence[int], matrix: NDArray[np.float64], step: int) -> tuple[int, int, int, int]:
+    """Rows and columns of tiles, and height and width of what they cover."""
+    rows, columns = -(-shape[2] // step), -(-shape[3] // step)
+    beyond = matrix.shape[1] - step
+    return rows, columns, rows * step + beyond, columns * step + beyond
 
 
-def _counted(shape: Sequence[int], side: int) -> tuple[int, int]:
-    """Rows and columns of tiles."""
-    return -(-shape[2] // side), -(-shape[3] // side)
+def _of_squares(matrix: NDArray[np.float64], dtype: torch.dtype) -> Tensor:
+    """The matrix (P^2, Q^2) that takes the numbers of a square d to those of M d M^T."""
+    return torch.from_numpy(np.kron(matrix, matrix)).to(dtype)
+
+
+def _rows(matrix: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, matrix.tolist()))
+
+
+def _kernels() -> Any:
+    """Imported where they are used: they ask for numba."""
+    from convatlas.kernels import tiles
+
+    return tiles

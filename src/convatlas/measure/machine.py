@@ -14,6 +14,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "numpy",
+    "numba",
     "lightning-fabric",
     "pillow",
     "safetensors",

@@ -15,8 +15,8 @@ RECIPE, `speedrun`, is the same but for our choices:
   than 200 large ones. Rates are those of the smaller batch, and momentum of what Muon does not move lasts longer. A
   share of 0.12 in BatchNorm's running statistics is as fast as the paper's 0.4 is for batches four times as large.
 - The wide convolutions learn by Winograd's algorithm, with about a third of the multiplications.
-- Nine epochs. The network sees windows of 25 pixels at a random place for three of them, of 28 for three, and 32 with
-  a reflected border for the last three. With 25 pixels an inner map has 6 x 6, four of Winograd's tiles.
+- Nine epochs. The network sees windows of 25 pixels at a random place for three of them, of 28 for two, and 32 with a
+  reflected border for the last four. With 25 pixels an inner map has 6 x 6, four of Winograd's tiles.
 - The first block is held in the last two epochs, when rates are all but 0: a quarter of those steps.
 - Label smoothing of 0.1, half of theirs.
 - Only the last epoch is validated, where there are images for it: both learn all of train, unless --val-share holds
@@ -79,7 +79,7 @@ RECIPE = replace(
     weight_decay=2e-6 * SMALL_BATCH / SMALL_RATE,
     hold_from=(WHITENING, ("features.block1.*", 7 / 9)),
     label_smoothing=0.1,
-    sizes=((0, 25), (1 / 3, 28), (2 / 3, 32)),
+    sizes=((0, 25), (1 / 3, 28), (5 / 9, 32)),
     shrink="window",
     validate_every=9,
 )

@@ -1,0 +1,81 @@
+"""Functions that numba compiles, and calls of them that share the rows of their work among threads."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Bits = NDArray[np.uint16]  # of bf16 numbers: the upper half of a float32
+Kernel = Callable[..., None]
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the kernels take this tensor: bf16, on the processor, a map with channels last, and numba installed.
+
+    Examples:
+        >>> usable(torch.zeros(1, 8, 5, 5))  # float32
+        False
+    """
+    in_order = x.is_contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and in_order and installed()
+
+
+@cache
+def installed() -> bool:
+    """Whether numba is there; nothing is imported for that."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def compiled(signature: str) -> Callable[[Callable[..., None]], Kernel]:
+    """Compile a function of numba's part of Python, for arguments of these types.
+
+    What was compiled is kept beside the source, or in the user's cache, if there is room. It does not hold Python's
+    lock, so that threads can share its work. Sums are not reordered: the result is the same on every processor.
+    """
+    from numba import njit
+
+    def compiling(function: Callable[..., None]) -> Kernel:
+        try:
+            return njit(signature, nogil=True, cache=True)(function)
+        except (OSError, RuntimeError):  # no place to keep it
+            return njit(signature, nogil=True)(function)
+
+    return compiling
+
+
+def shared(kernel: Kernel, count: int, *arguments: Any) -> None:
+    """Call `kernel(start, stop, *arguments)` for parts of 0 to `count`, as many at a time as PyTorch has threads.
+
+    Each part writes what no other touches, so the result does not depend on their number.
+    """
+    parts = max(1, min(torch.get_num_threads(), count))
+    bounds = [count * part // parts for part in range(parts + 1)]
+    others = [_threads().submit(kernel, bounds[i], bounds[i + 1], *arguments) for i in range(1, parts)]
+    kernel(bounds[0], bounds[1], *arguments)
+    for other in others:
+        other.result()
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="kernels")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads
+
+
+def bits(x: Tensor) -> Bits:
+    """The memory of a bf16 tensor that is contiguous, or channels last, as one row of numbers; nothing is copied."""
+    if x.dim() == 4:
+        x = x.permute(0, 2, 3, 1)
+    return x.detach().view(torch.int16).view(-1).numpy().view(np.uint16)
