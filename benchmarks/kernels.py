@@ -3,8 +3,8 @@
     GOMP_SPINCOUNT=10000 PYTHONPATH=src python benchmarks/kernels.py [NETWORK ...]
 
 Networks of the table below, on noise, as the rule has them trained: milliseconds of a step, median and fastest of ten,
-and the ratio of the medians. GOMP_SPINCOUNT lets PyTorch's threads wait as the command `convatlas` does. The result goes
-to `benchmarks/results/kernels-DATE.json`. Three minutes on two cores. Measured, never asserted.
+and the ratio of the medians. GOMP_SPINCOUNT lets PyTorch's threads wait as the command `convatlas` does. Two minutes on
+two cores; the result goes to `benchmarks/results/kernels-DATE.json`. Measured, never asserted.
 """
 
 from __future__ import annotations
