@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +31,12 @@ def usable(x: Tensor) -> bool:
 
 @cache
 def installed() -> bool:
-    """Whether numba is there; nothing is imported for that."""
-    return importlib.util.find_spec("numba") is not None
+    """Whether numba is there and can be imported: one that does not know this NumPy refuses."""
+    try:
+        importlib.import_module("numba")
+    except ImportError:
+        return False
+    return True
 
 
 def compiled(signature: str) -> Callable[[Callable[..., None]], Kernel]:
