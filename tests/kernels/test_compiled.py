@@ -101,12 +101,21 @@ def said(program: str, **environment: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_without_a_place_to_keep_them_kernels_are_compiled_all_the_same(tmp_path: Path) -> None:
-    expected = said(PROGRAM)
-    assert len(expected) == 1
-    file = tmp_path / "file"
-    file.touch()
-    assert said(PROGRAM, NUMBA_CACHE_DIR=str(file)) == expected
+def test_nothing_is_unpickled() -> None:
+    """numba's cache would be."""
+    trapped = (
+        "import pickle\ndef trap(*_, **__):\n    raise SystemExit('unpickled')\n"
+        "pickle.load = pickle.loads = trap\n"
+    )
+    assert said(trapped + PROGRAM) == said(PROGRAM)
+
+
+@pytest.mark.parametrize("error", ["ImportError", "OSError", "AttributeError"])
+def test_a_numba_that_is_broken_counts_as_none(error: str, tmp_path: Path) -> None:
+    (tmp_path / "numba.py").write_text(f"raise {error}('broken')\n")
+    (broken,) = said(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + PROGRAM)
+    (plain,) = said("import sys; sys.modules['numba'] = None\n" + PROGRAM)
+    assert broken == plain
 
 
 def test_a_fork_has_threads_of_its_own() -> None:

@@ -41,7 +41,7 @@ def widened(bits: Any) -> Any:
 
 @njit(inline="always")
 def rounded(number: Any) -> Any:
-    """The bits of the bf16 next to a float32; of two as near, the even one. NaN stays NaN."""
+    """The bits of the bf16 next to a float32; of two as near, the even one. NaN as processors make it stays NaN."""
     bits = np.uint32(_as_bits(number))
     odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
     return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))

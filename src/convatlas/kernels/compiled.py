@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
@@ -31,29 +31,23 @@ def usable(x: Tensor) -> bool:
 
 @cache
 def installed() -> bool:
-    """Whether numba is there and can be imported: one that does not know this NumPy refuses."""
+    """Whether numba is there, can be imported (one that does not know this NumPy cannot), and compiles."""
     try:
-        importlib.import_module("numba")
-    except ImportError:
+        numba: Any = importlib.import_module("numba")
+    except Exception:  # it is broken in one way or another
         return False
-    return True
+    return not numba.config.DISABLE_JIT
 
 
 def compiled(signature: str) -> Callable[[Callable[..., None]], Kernel]:
     """Compile a function of numba's part of Python, for arguments of these types.
 
-    What was compiled is kept beside the source, or in the user's cache, if there is room. It does not hold Python's
-    lock, so that threads can share its work. Sums are not reordered: the result is the same on every processor.
+    It does not hold Python's lock, so that threads can share its work. Sums are not reordered: the result is the same
+    on every processor. Nothing is kept for the next process, as numba keeps it pickled.
     """
     from numba import njit
 
-    def compiling(function: Callable[..., None]) -> Kernel:
-        try:
-            return njit(signature, nogil=True, cache=True)(function)
-        except (OSError, RuntimeError):  # no place to keep it
-            return njit(signature, nogil=True)(function)
-
-    return compiling
+    return njit(signature, nogil=True)
 
 
 def shared(kernel: Kernel, count: int, *arguments: Any) -> None:
@@ -64,7 +58,10 @@ def shared(kernel: Kernel, count: int, *arguments: Any) -> None:
     parts = max(1, min(torch.get_num_threads(), count))
     bounds = [count * part // parts for part in range(parts + 1)]
     others = [_threads().submit(kernel, bounds[i], bounds[i + 1], *arguments) for i in range(1, parts)]
-    kernel(bounds[0], bounds[1], *arguments)
+    try:
+        kernel(bounds[0], bounds[1], *arguments)
+    finally:
+        wait(others)
     for other in others:
         other.result()
 

@@ -34,7 +34,7 @@ def gathered(x: Tensor, matrix: Matrix, step: int, margin: int) -> Tensor:
     """
     n, c, height, width = x.shape
     tiles = n * -(-height // step) * -(-width // step)
-    out = torch.empty(len(matrix) ** 2, tiles, c, dtype=x.dtype)
+    out = torch.empty(len(matrix) ** 2, tiles, c, dtype=x.dtype, device=x.device)
     shared(_gathering(matrix, step, margin), n, bits(x), bits(out), tiles, c, height, width)
     return out
 
@@ -44,7 +44,7 @@ def scattered(tiles: Tensor, shape: Sequence[int], matrix: Matrix, step: int, ma
 
     Each tile z becomes M^T z M, and where they overlap their sum is taken.
     """
-    out = torch.empty(tuple(shape), dtype=tiles.dtype, memory_format=torch.channels_last)
+    out = torch.empty(tuple(shape), dtype=tiles.dtype, device=tiles.device, memory_format=torch.channels_last)
     n, c, height, width = shape
     shared(_scattering(matrix, step, margin), n, bits(out), bits(tiles), tiles.shape[1], c, height, width)
     return out

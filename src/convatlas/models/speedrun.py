@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from convatlas.layers.max_pool import QuickMaxPool2d
 from convatlas.layers.winograd import Winograd2d
 from convatlas.models.classifier import Classifier, Stage
 from convatlas.registry import Paper, register
@@ -69,7 +70,7 @@ def block(c_in: int, c_out: int, momentum: float, winograd: bool) -> nn.Sequenti
     return nn.Sequential(
         OrderedDict[str, nn.Module](
             conv1=convolution(c_in, c_out, winograd),
-            pool=nn.MaxPool2d(2),
+            pool=QuickMaxPool2d(2) if winograd else nn.MaxPool2d(2),
             norm1=norm(c_out, momentum),
             gelu1=nn.GELU(),
             conv2=convolution(c_out, c_out, winograd),
@@ -94,7 +95,7 @@ class SpeedrunNet(Classifier):
         norm_momentum: share of a batch in BatchNorm's running statistics. Few steps ask for a large one; where a batch
             is worked through in n pieces, each counts, and 1 - 0.4^(1/n) is as fast as 0.6.
         winograd: convolutions of 128 channels and more learn by Winograd's algorithm: less arithmetic, and in bf16 some
-            rounding. See `convatlas.layers.winograd`.
+            rounding; pooling learns by a compiled loop. See `convatlas.layers.winograd` and `max_pool`.
     """
 
     classifier_name: ClassVar[str] = "fc"

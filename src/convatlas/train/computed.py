@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import MethodType
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from convatlas import allocator
 from convatlas.errors import UsageError
-from convatlas.kernels import compiled
 from convatlas.measure.timing import threads_set
 from convatlas.models.classifier import Classifier
 from convatlas.train.speed import Speed
@@ -42,7 +41,6 @@ def computed(network: nn.Module, speed: Speed) -> Generator[None]:
         _recomputing(network, speed.recompute),
         in_float32(network, speed.float32),
         overwriting(network),
-        nullcontext() if speed.compile else pooling(network),
     ):
         if speed.compile:
             network.compile()
@@ -75,47 +73,6 @@ def in_float32(network: nn.Module, names: Sequence[str]) -> Generator[None]:
     finally:
         for module in modules:
             del module.forward
-
-
-@contextmanager
-def pooling(network: nn.Module) -> Generator[None]:
-    """Let max-pooling learn by `convatlas.kernels.max_pool` where that takes its maps: the same bits in less time."""
-    modules = [
-        module
-        for module in network.modules()
-        if type(module) is nn.MaxPool2d and "forward" not in vars(module) and _window(module)
-    ]
-    for module in modules:
-        module.forward = MethodType(_pooled, module)
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.forward
-
-
-_LARGEST = 15  # side of a window: the kernel counts its places in a byte
-
-
-def _window(pool: nn.MaxPool2d) -> tuple[int, int, int] | None:
-    """Side, stride and padding of a square window, as the kernel takes them."""
-    fields = (pool.kernel_size, pool.stride, pool.padding)
-    sides = [{field} if isinstance(field, int) else set(field) for field in fields]
-    plain = not (pool.ceil_mode or pool.return_indices) and pool.dilation in (1, (1, 1))
-    if not (plain and all(len(side) == 1 for side in sides)):
-        return None
-    size, stride, padding = (side.pop() for side in sides)
-    return (size, stride, padding) if size <= _LARGEST and 2 * padding <= size else None
-
-
-def _pooled(self: nn.MaxPool2d, input: Tensor) -> Tensor:
-    window = _window(self)
-    learns = torch.is_grad_enabled() and input.requires_grad and input.dim() == 4
-    if window and learns and compiled.usable(input) and min(input.shape[2:]) + 2 * window[2] >= window[0]:
-        from convatlas.kernels.max_pool import max_pool2d
-
-        return max_pool2d(input, *window)
-    return nn.MaxPool2d.forward(self, input)  # pyright: ignore[reportReturnType]
 
 
 @contextmanager

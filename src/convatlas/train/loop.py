@@ -23,6 +23,9 @@ from torchmetrics import Metric
 from convatlas.data import Batch, Batches
 from convatlas.errors import Interrupted, NumericError
 from convatlas.files import commit, forget_after, make_folder
+from convatlas.kernels import compiled
+from convatlas.layers.winograd import Winograd2d
+from convatlas.measure.machine import versions
 from convatlas.models.classifier import Classifier
 from convatlas.randomness import preserved, seed_step
 from convatlas.train import checkpoint, params
@@ -351,8 +354,14 @@ class Loop:
             "device": self.fabric.device.type,
             "world": self.fabric.world_size,
             "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
+            "torch": torch.__version__ + self._kernels(),
         }
+
+    def _kernels(self) -> str:
+        """What computes in place of PyTorch here, with other rounding."""
+        if any(isinstance(module, Winograd2d) for module in self.plain.modules()) and compiled.installed():
+            return f" with numba {versions()['numba']}"
+        return ""
 
     # --- several processes ------------------------------------------------------------------------------
 
