@@ -1,4 +1,4 @@
-"""Max-pooling against PyTorch's, bit for bit, also where numbers are equal, without end, or none."""
+"""Max-pooling against PyTorch's, number for number, also where numbers are equal, without end, or none."""
 
 from __future__ import annotations
 
@@ -87,6 +87,14 @@ def test_the_layer_takes_the_kernel_where_it_fits(monkeypatch: pytest.MonkeyPatc
     for empty in ((2, 4, 1, 8), (2, 0, 8, 8)):
         with pytest.raises(RuntimeError):
             layer.train()(torch.zeros(empty).bfloat16().requires_grad_())
+
+
+def test_a_window_with_more_places_than_a_byte_counts_is_pytorch_s() -> None:
+    x = drawn((2, 3, 17, 17)).requires_grad_()
+    gradients = []
+    for pool in (QuickMaxPool2d(17), torch.nn.MaxPool2d(17)):
+        gradients += torch.autograd.grad(pool(x).float().sum(), x)
+    assert torch.equal(*gradients)
 
 
 def test_another_default_device_is_not_asked() -> None:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from convatlas.kernels import compiled
 
+LARGEST = 15  # side of a window: the kernel counts its places in a byte
+
 
 class QuickMaxPool2d(nn.MaxPool2d):
     """The maximum of each `size` x `size` window, side by side: (N, C, H, W) -> (N, C, H // size, W // size).
@@ -27,8 +29,8 @@ class QuickMaxPool2d(nn.MaxPool2d):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H // size, W // size)."""
         learns = self.training and torch.is_grad_enabled() and input.requires_grad
-        fits = input.dim() == 4 and input.shape[1] > 1 and min(input.shape[2:]) >= self.size > 1
-        if learns and fits and compiled.usable(input):
+        fits = input.dim() == 4 and input.shape[1] > 1 and min(input.shape[2:]) >= self.size
+        if learns and fits and 1 < self.size <= LARGEST and compiled.usable(input):
             from convatlas.kernels.max_pool import max_pool2d
 
             return max_pool2d(input, self.size)
