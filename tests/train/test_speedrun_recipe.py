@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -15,8 +16,10 @@ from convatlas import api
 from convatlas.data import Data, open_data
 from convatlas.errors import DataError, UsageError
 from convatlas.infer import Run
+from convatlas.kernels import compiled
 from convatlas.models import create_model
 from convatlas.train import Compute, RunFolder, begin, params, recipes
+from convatlas.train.observer import Observer
 from convatlas.train.plan import check_wishes, plan, to_read
 from convatlas.weights import read_weights
 
@@ -209,3 +212,21 @@ def test_without_images_to_validate_with_the_last_weights_are_kept(
         api.train("digits", "lenet5", settings={"early_stopping": 3}, reading=reading, compute=CPU)
     with pytest.raises(DataError, match="validate with"):
         begin(open_data("digits", val_share=0), model="lenet5", out=tmp_path / "other", compute=CPU)
+
+
+def test_going_on_without_numba_says_that_bits_differ(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+
+    class Listener(Observer):
+        def noted(self, message: str) -> None:
+            notes.append(message)
+
+    for with_numba in (True, False):
+        copy = shutil.copytree(run.path, tmp_path / str(with_numba))
+        monkeypatch.setattr(compiled, "installed", lambda with_numba=with_numba: with_numba)
+        api.resume(copy, compute=CPU, observer=Listener())
+        changed = [note for note in notes if "changed since the checkpoint: torch" in note]
+        assert bool(changed) != with_numba
+        assert all("with numba" in note for note in changed)
