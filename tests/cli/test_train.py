@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def test_json_tells_a_program_everything(convatlas: Callable[..., str]) -> None:
     done = events[-1]
     assert Path(done["report"]).is_file()
     assert done["val"]["top1"] == pytest.approx(events[-2]["top1"])
+    assert done["limit"] == json.loads(Path("run", "limit.json").read_text())
+    assert 0 < done["limit"]["arithmetic_share"] < done["limit"]["share"]
 
     answer = json.loads(convatlas("eval", "run", "--json"))
     assert (answer["split"], answer["count"], len(answer["keys"])) == ("test", 359, 359)
@@ -69,7 +72,9 @@ def test_options_reach_the_run_and_a_file_yields_to_them(convatlas: Callable[...
 def test_a_finished_run_resumes_to_itself(convatlas: Callable[..., str]) -> None:
     convatlas(*SHORT, "--out", "run", "--quiet")
     before = Path("run", "metrics.jsonl").read_bytes()
-    assert "accuracy on val" in convatlas("train", "--resume", "run")
+    said = convatlas("train", "--resume", "run")
+    assert "accuracy on val" in said
+    assert re.search(r"^speed +[\d,]+ images/s, .* what this machine can do", said, re.MULTILINE)
     assert Path("run", "metrics.jsonl").read_bytes() == before
 
 

@@ -13,7 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from convatlas.errors import BadCheckpoint, ResourceError, UsageError
 from convatlas.measure import roof as module
 from convatlas.measure.machine import machine
-from convatlas.measure.roof import KERNELS, Kernel, Rate, Roof, keep_roof, kept_roof, measure_roof, roof_file
+from convatlas.measure.roof import (
+    KERNELS,
+    Kernel,
+    Rate,
+    Roof,
+    keep_roof,
+    kept_roof,
+    measure_roof,
+    roof_file,
+    roof_here,
+)
 from convatlas.measure.timing import Timing, threads_set
 
 
@@ -137,3 +147,20 @@ def test_caches_are_read_as_linux_writes_them(tmp_path: Path) -> None:
 def test_no_time_is_no_measurement() -> None:
     with pytest.raises(UsageError, match="more than no time"):
         measure_roof(0)
+
+
+def test_a_roof_at_hand_is_measured_once(
+    measured: Roof, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(module, "measure_roof", lambda seconds: asked.append(seconds) or measured)
+    assert roof_here() == roof_here() == kept_roof() == measured
+    assert asked == [module.GLANCE]
+    roof_file().write_text("{}")
+    assert roof_here() == measured
+    assert len(asked) == 2
+    roof_file().unlink()
+    cache.joinpath("roofline").rmdir()
+    cache.joinpath("roofline").write_text("")  # nothing can be kept
+    assert roof_here() == measured
+    assert len(asked) == 3

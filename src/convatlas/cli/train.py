@@ -382,9 +382,12 @@ def data_line(where: str, summary: Mapping[str, Any]) -> str:
 
 
 def _conclude(run: Run, *, as_json: bool) -> None:
-    """Accuracy on val and where the report lies."""
+    """Accuracy on val, how close to the machine's limit it was trained, and where the report lies."""
+    from convatlas.train.limit import Limit
+
     folder = run.folder
-    val = folder.evaluation("val")
+    val, told = folder.evaluation("val"), folder.limit()
+    limit = Limit.from_json(told) if told else None
     if as_json:
         result = (
             {key: val[key] for key in ("split", "count", "loss", "top1", "top5", "top1_interval")}
@@ -392,12 +395,20 @@ def _conclude(run: Run, *, as_json: bool) -> None:
             else None
         )
         console.write_json(
-            {"event": "done", "run": str(folder.path), "report": str(folder.report_path), "val": result},
+            {
+                "event": "done",
+                "run": str(folder.path),
+                "report": str(folder.report_path),
+                "val": result,
+                "limit": told,
+            },
             indent=None,
         )
         return
     if val:
         console.write(f"{accuracy(val)}; they chose the weights (epoch {run.spec.epoch})\n")
+    if limit:
+        console.write(f"speed    {limit.images_per_second:,.0f} images/s, {limit.words()}\n")
     console.write(f"report   {console.printable(folder.report_path)}\n")
     console.write(f"test     convatlas eval {console.printable(folder.path)}\n")
 

@@ -31,6 +31,7 @@ from convatlas.models import find
 from convatlas.report import charts, pictures
 from convatlas.report.pace import pace
 from convatlas.train import processes
+from convatlas.train.limit import Limit
 from convatlas.train.origin import sentences
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
@@ -98,6 +99,7 @@ def render(
         "machine": _machine(decided.get("machine") or {}),
         "published": any(paper for _, _, paper in table.facts(cost, find(run.spec.model))),
         "speed": Speed.of_run(decided),
+        "limit": Limit.from_json(told) if (told := folder.limit()) else None,
         "processes": processes.sentences(decided),
         "command": shlex.join([*map(str, decided.get("command", [])), *processes.options(decided)]),
         "left_out": [_left_out(bad) for bad in data.bad[:LEFT_OUT_SHOWN]] if data else [],
@@ -295,6 +297,7 @@ def _template(page: Mapping[str, Any]) -> str:
         "count": table.count_text,
         "bytes": table.bytes_text,
         "value": value_text,
+        "date": _date,
     }
     script, style = (_source(name) for name in ("sort.js", "style.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -7,6 +7,7 @@ how large the images are in which epoch. Where Winograd's algorithm computes a l
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import nn
@@ -18,26 +19,50 @@ from convatlas.train import params
 from convatlas.train.recipe import Recipe
 
 
-def step_macs(network: nn.Module, shape: tuple[int, int, int], held: frozenset[str] = frozenset()) -> int:
-    """Multiply-adds of one image of `shape` (C, H, W), forward and backward.
+@dataclass(frozen=True)
+class StepRow:
+    """What a row of a network does in a training step for one image.
+
+    `macs`: multiply-adds forward and backward. `passes`: over its tensors, a forward pass being one; backward is
+    another for the gradient of the input, and another for that of the weights.
+    """
+
+    row: Row
+    macs: int
+    passes: int
+
+
+def step_rows(
+    network: nn.Module, shape: tuple[int, int, int], held: frozenset[str] = frozenset()
+) -> list[StepRow]:
+    """The rows of `measure` for one image of `shape` (C, H, W), as a training step goes through them.
 
     `held` names parameters that do not learn, beside those that require no gradient. What comes later in a forward pass
     counts as behind what comes earlier, also on branches side by side.
     """
+    weighted = {name.rpartition(".")[0] for name, _ in network.named_parameters()}
     learns = {
         name.rpartition(".")[0]: name.endswith("weight")
         for name, parameter in sorted(network.named_parameters())
         if parameter.requires_grad and name not in held
     }
     modules = dict(network.named_modules())
-    total, behind = 0, False
+    rows: list[StepRow] = []
+    behind = False
     for row in measure(network, shape).rows:
         name = row.name.split(" ")[0]
         weights, work = learns.get(name, False), _work(modules.get(name), row)
-        total += work.forward + behind * work.to_input + weights * work.to_weights
-        total += (behind or weights) * work.to_both
+        macs = work.forward + behind * work.to_input + weights * work.to_weights
+        macs += (behind or weights) * work.to_both
+        # without weights the way back is charged twice that forward: the gradient comes, meets what is kept, and goes
+        rows.append(StepRow(row, macs, 1 + behind + (weights if name in weighted else behind)))
         behind = behind or name in learns
-    return total
+    return rows
+
+
+def step_macs(network: nn.Module, shape: tuple[int, int, int], held: frozenset[str] = frozenset()) -> int:
+    """Multiply-adds of one image, forward and backward. See `step_rows`."""
+    return sum(each.macs for each in step_rows(network, shape, held))
 
 
 @dataclass(frozen=True)
@@ -63,22 +88,26 @@ def _work(module: nn.Module | None, row: Row) -> _Work:
     return _Work(inputs + products + outputs, products + inputs, products, outputs)
 
 
+def steps_of_epoch(
+    network: nn.Module, recipe: Recipe, shape: tuple[int, int, int], epoch: int, steps: int
+) -> Counter[tuple[tuple[int, int, int], frozenset[str]]]:
+    """How many of an epoch's steps have images of which shape and which parameters held; epochs count from 0."""
+    side = next((side for first, side in reversed(recipe.sides()) if epoch >= first), max(shape[1:]))
+    smaller = (shape[0], min(shape[1], side), min(shape[2], side))
+    total = recipe.epochs * steps
+    return Counter(
+        (smaller, params.held_at(network, recipe, (epoch * steps + step) / total)) for step in range(steps)
+    )
+
+
 def training_macs(network: nn.Module, recipe: Recipe, shape: tuple[int, int, int], images: int) -> int:
     """Multiply-adds of a whole training on so many images, of `shape` (C, H, W) where the recipe has no smaller ones.
 
     Those of the optimiser and of validation are left out. Twice this number is what papers call FLOP.
     """
     steps = max(images // recipe.batch_size, 1)
+    kinds = sum(
+        (steps_of_epoch(network, recipe, shape, epoch, steps) for epoch in range(recipe.epochs)), Counter()
+    )
     seen = min(recipe.batch_size, images)
-    augment = recipe.sides()
-    known: dict[tuple[int, frozenset[str]], int] = {}
-    total = 0
-    for step in range(recipe.epochs * steps):
-        epoch = step // steps
-        side = next((side for first, side in reversed(augment) if epoch >= first), max(shape[1:]))
-        held = params.held_at(network, recipe, step / (recipe.epochs * steps))
-        if (side, held) not in known:
-            smaller = (shape[0], min(shape[1], side), min(shape[2], side))
-            known[side, held] = step_macs(network, smaller, held)
-        total += seen * known[side, held]
-    return total
+    return seen * sum(count * step_macs(network, *kind) for kind, count in kinds.items())

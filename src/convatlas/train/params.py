@@ -95,6 +95,8 @@ def hold_over(optimiser: torch.optim.Optimizer, progress: float) -> None:
 
 def held_at(model: nn.Module, recipe: Recipe, progress: float) -> frozenset[str]:
     """Names of the parameters whose time is over by `hold_from`."""
+    if not recipe.hold_from:
+        return frozenset()
     names = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
     return frozenset(name for name in names if progress >= _chosen(recipe.hold_from, name, 2.0))
 

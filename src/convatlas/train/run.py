@@ -5,6 +5,7 @@ Its tree::
 run.json         what was asked for and decided: command, recipe, network, data, seed, versions
 metrics.jsonl    deterministic values only: the same run writes the same bytes
 timing.jsonl     seconds and images per second
+limit.json       how close that came to what the machine can do
 samples.csv      every accepted image with its split and hash
 checkpoints/     step-00000120/...  the last two, each with a manifest of hashes
 best/            epoch-0007/{model.safetensors, spec.json, manifest.json}
@@ -180,6 +181,15 @@ class RunFolder:
     def timing(self) -> list[dict[str, Any]]:
         """Lines of timing.jsonl."""
         return _lines(self.timing_path)
+
+    def limit(self) -> dict[str, Any] | None:
+        """limit.json, or None where nothing is known of it."""
+        path = self.path / "limit.json"
+        return read_json(path, max_bytes=2**20) if path.exists() else None
+
+    def write_limit(self, value: dict[str, Any]) -> None:
+        """Write limit.json."""
+        write_json(self.path / "limit.json", value)
 
     def evaluation(self, split: str) -> dict[str, Any] | None:
         """evaluation/SPLIT.json, or None if that split was not evaluated."""
