@@ -1,8 +1,8 @@
 # make demo   trains LeNet-5 on handwritten digits and says where the report is
 # make test   the tests; make test-release adds the slow ones and a release's figures
 # make lint   style and types;  make docs  the pages;  make clean
-# make bench  the cells of training speed that are missing, or all with AGAIN=1, and the page of them: DATA=... holds the
-#             pictures, ONLY=... is a pattern of cells; make bench-inspection runs another file of benchmarks/ with ARGS=...
+# make bench  what is missing of the measured tables of the docs, or all with AGAIN=1, and their pages: DATA=... holds the
+#             pictures, ONLY=... is a pattern of cells of speed; make bench-inspection runs one file of benchmarks/ with ARGS=...
 # Everything happens in $(VENV), which the first command makes. PYTHON=... chooses the interpreter.
 
 VENV ?= .venv
@@ -32,7 +32,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/speed.py $(if $(DATA),--data '$(DATA)') $(if $(ONLY),--only '$(ONLY)') $(if $(AGAIN),--again)
+	$(BIN)/python benchmarks/$(if $(ONLY),speed.py --only '$(ONLY)',every.py) $(if $(DATA),--data '$(DATA)') $(if $(AGAIN),--again)
 	$(BIN)/python docs/speed_results.py
 
 bench-%: $(VENV)/.bench

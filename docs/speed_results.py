@@ -1,4 +1,4 @@
-"""Write the tables of speed-results.md from the newest result: `python docs/speed_results.py`, or with --check compare.
+"""Write the measured tables of the pages from the newest results: `python docs/speed_results.py`; --check compares.
 
 A table stands between `<!-- speed: NAME -->` and `<!-- end of speed -->`; the prose is by hand.
 """
@@ -16,24 +16,22 @@ from typing import Any
 from convatlas.bench.race import geometric_mean
 
 HERE = Path(__file__).parent
-PAGE = HERE / "speed-results.md"
+PAGES = tuple(HERE / name for name in ("speed-results.md", "speed.md", "data.md", "design/threads.md"))
 RESULTS = HERE.parent / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- speed: (\w+) -->\n).*?(<!-- end of speed -->)", re.DOTALL)
 PEERS = ("torchvision", "timm", "lightning")
 RECOMPUTE = "recompute"  # in the place of settings
 EPOCH, EPOCHS = 50_000, 30  # what is extrapolated to: all training images of CIFAR-10, a usual length
 MISSING = "Not measured yet.\n"
-OWN = (
-    "accuracy",
-    "epochs",
-    "waiting",
-    "startup",
-)  # tables of a result of their own; the others are of `speed`
+OF = {  # which result a table is made of, where it is not `speed`
+    **{name: name for name in ("accuracy", "epochs", "waiting", "startup", "feeding")},
+    **dict.fromkeys(("kept", "spins", "threads"), "settings"),
+}
 Cells = Mapping[str, Mapping[str, Any]]
 
 
 def newest(what: str, folder: Path = RESULTS) -> Mapping[str, Any] | None:
-    """The newest result of `speed` or of one of `OWN`; None if there is none."""
+    """The newest result of `speed` or of one of `OF`; None if there is none."""
     files = sorted(folder.glob(f"{what}-????-??-??.json"))
     return json.loads(files[-1].read_text()) if files else None
 
@@ -192,6 +190,99 @@ def startup(report: Mapping[str, Any]) -> str:
     return table(("until", "", "median, s", "fastest, s", "processor's, s"), rows) + f"\n{report['date']}.\n"
 
 
+def feeding(report: Mapping[str, Any]) -> str:
+    """Images a second of processor time from JPEG files to batches, beside torchvision's loader."""
+    rows: list[list[str]] = []
+    for what, (size, part) in FED.items():
+        told, ways = report[f"pictures {size}"], report[f"{part} {size}"]
+        ratio = ways["ours"]["ratio"]
+        rows.append(
+            [
+                what.format(kb=told["bytes_per_image"] / 1000),
+                *(_spread(ways[way]["per_processor_second"], ",.0f") if way in ways else "" for way in FEEDS),
+                f"**{ratio['median']:.2f}** {_range(ratio, '.2f')}",
+            ]
+        )
+    names = (
+        "",
+        "convatlas",
+        "without simplejpeg",
+        "with `--cache`",
+        "torchvision, PIL",
+        "torchvision, tensors",
+    )
+    clock = [report[f"{part} {size}"]["ours"]["ratio_by_clock"]["median"] for size, part in FED.values()]
+    alone = _spread(report["training 500x375"]["ours, Pillow alone"]["ratio"], ".2f")
+    lines = [[*names, "convatlas / the faster torchvision"], ["---", *["---:"] * 6], *rows]
+    return (
+        "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        + f"\nBy the clock the ratios are {', '.join(f'{ratio:.2f}' for ratio in clock)}. Without simplejpeg (the "
+        f"extra `fast`) the first ratio is {alone}. {report['machine']['cores']} cores, {report['date']}.\n"
+    )
+
+
+FED = {
+    "500x375, {kb:.0f} kB each, training": ("500x375", "training"),
+    "the same, evaluation": ("500x375", "evaluation"),
+    "2000x1500, {kb:.0f} kB each, training": ("2000x1500", "training"),
+}
+FEEDS = ("ours", "ours, Pillow alone", "ours, --cache", "torchvision, PIL", "torchvision, tensors")
+
+
+def _spread(figure: Mapping[str, float], form: str) -> str:
+    return f"{figure['median']:{form}} {_range(figure, form)}"
+
+
+def _range(figure: Mapping[str, float], form: str) -> str:
+    return f"({figure['slowest']:{form}}-{figure['fastest']:{form}})"
+
+
+def kept(report: Mapping[str, Any]) -> str:
+    """Images a second with freed memory given back, and kept."""
+    rates: dict[str, dict[str, float]] = {}
+    for row in report["kept"]:
+        words = f"`{row['network']}`, {row['pixels']}, {row['batch']}"
+        rates.setdefault(words, {})[row["way"]] = median(row["images_per_second"])
+    rows = [
+        [words, *(f"{rate:.4g}" for rate in of.values()), f"{of['kept'] / of['not kept']:.2f}"]
+        for words, of in rates.items()
+    ]
+    return _numbers(("network, px, batch", "not kept", "kept", ""), rows) + _where(report)
+
+
+def spins(report: Mapping[str, Any]) -> str:
+    """Images a second by how threads wait, on an idle machine and on a busy one."""
+    columns: dict[str, dict[str, float]] = {}
+    for row in report["waiting"]:
+        words = f"`{row['network']}`, batches of {row['batch']}{', busy' if row['beside'] == 'busy' else ''}"
+        columns.setdefault(words, {})[row["way"]] = median(row["images_per_second"])
+    ways = next(iter(columns.values()))
+    rows = [[way, *(f"{of[way]:.4g}" for of in columns.values())] for way in ways]
+    return _numbers(("", *columns), rows) + _where(report)
+
+
+def threads(report: Mapping[str, Any]) -> str:
+    """Images a second of a small network with one thread and with all of them."""
+    rates: dict[str, dict[str, float]] = {}
+    for row in report["threads"]:
+        words = f"`{row['network']}`, {row['pixels']}, {row['batch']}"
+        rates.setdefault(words, {})[row["way"]] = median(row["images_per_second"])
+    rows = [[words, *(f"{rate:.4g}" for rate in of.values())] for words, of in rates.items()]
+    return _numbers(("network, px, batch", *next(iter(rates.values()))), rows) + _where(report)
+
+
+def _numbers(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Markdown; the first column is words."""
+    names = list(header)
+    lines = [names, ["---", *["--:"] * (len(names) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _where(report: Mapping[str, Any]) -> str:
+    here = report["machine"]
+    return f"\n{here['processor']}, {here['cores']} cores, {report['date']}.\n"
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "default": lambda report: speed(cells(report), "default"),
     "amp": lambda report: speed(cells(report), "amp"),
@@ -201,29 +292,38 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "startup": startup,
     "machine": machine,
     "accuracy": accuracy,
+    "feeding": feeding,
+    "kept": kept,
+    "spins": spins,
+    "threads": threads,
 }
 
 
 def filled(page: str, reports: Mapping[str, Mapping[str, Any] | None]) -> str:
-    """The page with its tables; `reports` holds the newest result of each kind, or None where there is none."""
+    """A page with its tables; `reports` holds the newest result of each kind, or None where there is none."""
 
     def fill(match: re.Match[str]) -> str:
-        report = reports[match[2] if match[2] in OWN else "speed"]
+        report = reports[OF.get(match[2], "speed")]
         return match[1] + (TABLES[match[2]](report) if report else MISSING) + match[3]
 
     return BLOCK.sub(fill, page)
 
 
 def main(check: bool) -> int:
-    """Write, or compare; 1 if the page is not what the result says."""
-    page = PAGE.read_text()
-    now = filled(page, {what: newest(what) for what in ("speed", *OWN)})
-    if check:
-        if now != page:
-            print(f"{PAGE.name} is not what benchmarks/results says: python docs/speed_results.py")
-        return int(now != page)
-    PAGE.write_text(now)
-    return 0
+    """Write, or compare; 1 if a page is not what the results say."""
+    reports = {what: newest(what) for what in ("speed", *OF.values())}
+    wrong = 0
+    for file in PAGES:
+        page = file.read_text()
+        now = filled(page, reports)
+        if now == page:
+            continue
+        if check:
+            print(f"{file.name} is not what benchmarks/results says: python docs/speed_results.py")
+            wrong = 1
+        else:
+            file.write_text(now)
+    return wrong
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from convatlas.measure.roof import KERNELS, Rate, Roof
 from convatlas.measure.roofline import roofline
 from convatlas.models import create_model
 from convatlas.train import schedule
+from convatlas.train.speed import Speed
+from convatlas.train.tune import Trial, Tuning
 
 ROOT = Path(__file__).parents[2]
 
@@ -352,26 +355,162 @@ def test_waiting_and_start_up_are_told(page: ModuleType) -> None:
     assert "| `convatlas --help` | 5 runs | 0.11 | 0.10 | 0.10 |" in page.startup(STARTUP)
 
 
-def test_the_page_is_filled_and_checked(
+def figure(median: float, slowest: float, fastest: float) -> dict[str, float]:
+    return {"median": median, "slowest": slowest, "fastest": fastest}
+
+
+def fed(rate: float, ratio: float) -> dict[str, Any]:
+    return {
+        "per_processor_second": figure(rate, rate - 10, rate + 10),
+        "ratio": figure(ratio, 1.2, 2.0),
+        "ratio_by_clock": figure(ratio - 0.1, 1.0, 2.0),
+    }
+
+
+FEEDING = {
+    "date": "2026-11-21",
+    "machine": {"cores": 2},
+    "pictures 500x375": {"bytes_per_image": 46_178},
+    "pictures 2000x1500": {"bytes_per_image": 313_190},
+    "training 500x375": {
+        name: fed(rate, rate / 500) for name, rate in (("ours", 900.0), ("ours, Pillow alone", 750.0))
+    },
+    "evaluation 500x375": {"ours": fed(600.0, 1.25)},
+    "training 2000x1500": {"ours": fed(300.0, 3.75)},
+}
+
+
+def setting(way: str, rates: list[float], **more: Any) -> dict[str, Any]:
+    return {"network": "resnet18", "pixels": 224, "batch": 16, "way": way, "images_per_second": rates, **more}
+
+
+SETTINGS = {
+    "date": "2026-11-21",
+    "machine": {"processor": "abacus", "cores": 2},
+    "kept": [setting("not kept", [40.0, 50.0, 60.0]), setting("kept", [55.0, 65.0, 60.0])],
+    "waiting": [
+        setting(way, [rate], beside=beside)
+        for beside, rates in (("idle", (60.0, 62.0)), ("busy", (20.0, 30.0)))
+        for way, rate in zip(("spins", "none"), rates, strict=True)
+    ],
+    "threads": [setting("float32, all threads", [90.0]), setting("float32, one thread", [70.0])],
+}
+
+
+def test_feeding_is_told(page: ModuleType) -> None:
+    told = page.feeding(FEEDING)
+    row = "| 500x375, 46 kB each, training | 900 (890-910) | 750 (740-760) |  |  |  | **1.80** (1.20-2.00) |"
+    assert row in told
+    assert "By the clock the ratios are 1.70, 1.15, 3.65." in told
+    assert "the first ratio is 1.50 (1.20-2.00). 2 cores, 2026-11-21." in told
+
+
+def test_settings_are_told(page: ModuleType) -> None:
+    assert "| `resnet18`, 224, 16 | 50 | 60 | 1.20 |" in page.kept(SETTINGS)
+    told = page.spins(SETTINGS)
+    assert "|  | `resnet18`, batches of 16 | `resnet18`, batches of 16, busy |" in told
+    assert "| none | 62 | 30 |" in told
+    assert "| `resnet18`, 224, 16 | 90 | 70 |" in page.threads(SETTINGS)
+    assert "abacus, 2 cores, 2026-11-21." in told
+
+
+def test_the_pages_are_filled_and_checked(
     speed: ModuleType, page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = page.PAGE.read_text()
-    assert page.BLOCK.sub("", text).count("<!--") == 0  # every mark is one that is filled
-    assert {match[2] for match in page.BLOCK.finditer(text)} == page.TABLES.keys()
-    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
+    texts = [file.read_text() for file in page.PAGES]
+    marks = [match[2] for text in texts for match in page.BLOCK.finditer(text)]
+    assert sorted(marks) == sorted(page.TABLES)
+    assert all("<!--" not in page.BLOCK.sub("", text) for text in texts)  # every mark is one that is filled
     reports = {"speed": report(speed), "accuracy": ACCURACY, "epochs": EPOCHS}
-    reports |= {"waiting": WAITING, "startup": STARTUP}
+    reports |= {"waiting": WAITING, "startup": STARTUP, "feeding": FEEDING, "settings": SETTINGS}
     monkeypatch.setattr(page, "newest", lambda what: reports[what])
-    (tmp_path / "page.md").write_text(page.filled(text, dict.fromkeys(reports)))
+    files = [tmp_path / file.name for file in page.PAGES]
+    monkeypatch.setattr(page, "PAGES", files)
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(page.filled(text, dict.fromkeys(reports)))
     assert page.main(check=True) == 1
     assert page.main(check=False) == 0
     assert page.main(check=True) == 0
-    assert "Not measured yet" not in (tmp_path / "page.md").read_text()
-    (tmp_path / "page.md").write_text((tmp_path / "page.md").read_text().replace("3.00", "3.01"))
-    assert page.main(check=True) == 1
+    for file in files:
+        whole = file.read_text()
+        assert "Not measured yet" not in whole
+        file.write_text(whole.replace("abacus", "quipu").replace("1.80", "1.81"))
+        assert page.main(check=True) == 1
+        file.write_text(whole)
 
 
-def test_the_page_says_what_was_measured(page: ModuleType) -> None:
+@pytest.fixture
+def every(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return script("benchmarks/every.py", monkeypatch)
+
+
+def test_every_table_has_a_file_that_measures_it(page: ModuleType, every: ModuleType) -> None:
+    assert {"speed", *page.OF.values()} == every.FILES.keys()
+    assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for name in every.FILES)
+
+
+def test_what_is_measured_is_not_measured_again(
+    every: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[str] = []
+
+    def call(words: list[str], env: Mapping[str, str]) -> int:
+        ran.append(" ".join([Path(words[1]).stem, *words[2:]]))
+        assert env["CONVATLAS_DATA"] == str(tmp_path)
+        return int(ran[-1] == "epochs")
+
+    monkeypatch.setattr(every.subprocess, "call", call)
+    monkeypatch.setattr(
+        every, "results", lambda name: [Path("x.json")] if name in ("speed", "feeding") else []
+    )
+    chosen = argparse.Namespace(only="*", data=tmp_path, again=False, list=False)
+    assert every.main(chosen) == 1
+    assert ran == [name for name in every.FILES if name != "feeding"]
+    assert "not done: epochs" in capsys.readouterr().out
+    ran.clear()
+    assert every.main(argparse.Namespace(only="[fs]*", data=tmp_path, again=True, list=False)) == 0
+    assert ran == ["speed --again", "startup", "settings", "feeding"]
+    ran.clear()
+    assert every.main(argparse.Namespace(only="feeding", data=None, again=True, list=False)) == 0
+    assert not ran
+    assert "feeding: real pictures need --data DATA" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no file is called 'fedding'"):
+        every.main(argparse.Namespace(only="fedding", data=None, again=True, list=False))
+
+
+def test_settings_are_compared_in_turn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trials themselves are those of `--tune full`, and tested there."""
+    settings = script("benchmarks/settings.py", monkeypatch)
+    asked: list[tuple[Mapping[str, str], list[Speed], Mapping[str, Any]]] = []
+    words = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+    def measured(tried: list[Speed], job: Mapping[str, Any]) -> Tuning:
+        asked.append(({name: os.environ[name] for name in words if name in os.environ}, tried, job))
+        return Tuning(tuple(Trial(speed, (2.0, 6.0, 4.0)) for speed in tried), tried[0])
+
+    monkeypatch.setattr(settings, "measured", measured)
+    monkeypatch.setattr(settings, "SPIN", [sys.executable, "-c", "input()"])
+    settings.main(2, tmp_path)
+    told = json.loads(next(tmp_path.glob("settings-*.json")).read_text())
+    assert [row["way"] for row in told["kept"][:2]] == ["not kept", "kept"]
+    assert {row["network"] for row in told["kept"]} == settings.NETWORKS.keys() - {"lenet5"}
+    assert {row["way"] for row in told["waiting"]} == settings.WAITING.keys()
+    assert [row["images_per_second"] for row in told["waiting"]] == [[4.0, 4.0]] * 12
+    assert len(told["threads"]) == 3 * 4
+    assert "resnet18, 16, kept: 4" in capsys.readouterr().out
+    memories = [[speed.memory for speed in tried] for _, tried, _ in asked[:7]]
+    assert memories == [["usual", "kept"]] * 7
+    assert [said for said, _, _ in asked[7:10]] == list(settings.WAITING.values())
+    assert [said for said, _, _ in asked[13:16]] == [*list(settings.WAITING.values())[1:], {}]
+    assert [(speed.precision, speed.threads) for speed in asked[-1][1]] == [
+        ("32", 0), ("32", 1), ("bf16", 0), ("bf16", 1),
+    ]  # fmt: skip
+    assert asked[-1][2]["shape"] == (256, 1, 32, 32)
+
+
+def test_the_pages_say_what_was_measured(page: ModuleType) -> None:
     assert page.main(check=True) == 0
 
 
