@@ -110,4 +110,4 @@ def training_macs(network: nn.Module, recipe: Recipe, shape: tuple[int, int, int
         (steps_of_epoch(network, recipe, shape, epoch, steps) for epoch in range(recipe.epochs)), Counter()
     )
     seen = min(recipe.batch_size, images)
-    return seen * sum(count * step_macs(network, *kind) for kind, count in kinds.items())
+    return seen * sum(count * step_macs(network, sized, held) for (sized, held), count in kinds.items())
