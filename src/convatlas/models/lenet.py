@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d
 
+from convatlas.layers.avg_pool import QuickAvgPool2d
 from convatlas.layers.init import glorot_uniform
 from convatlas.layers.scaled_tanh import ScaledTanh
 from convatlas.models.classifier import Classifier, Stage
@@ -155,9 +156,9 @@ class LeNet5(Classifier):
     def __init__(self, *, num_classes: int = 10, in_channels: int = 1, dropout: float = 0.0) -> None:
         features = OrderedDict[str, nn.Module](
             C1=nn.Sequential(OrderedDict(conv=nn.Conv2d(in_channels, 6, 5), tanh=nn.Tanh())),
-            S2=nn.AvgPool2d(2),
+            S2=QuickAvgPool2d(),
             C3=nn.Sequential(OrderedDict(conv=nn.Conv2d(6, 16, 5), tanh=nn.Tanh())),
-            S4=nn.AvgPool2d(2),
+            S4=QuickAvgPool2d(),
             C5=nn.Sequential(OrderedDict(conv=nn.Conv2d(16, 120, 5), tanh=nn.Tanh())),
         )
         output = nn.Linear(84, num_classes)
