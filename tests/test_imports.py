@@ -21,7 +21,18 @@ ORDER = (
     *("__main__", "cli", "web", "api", "serve", "audit", "labs", "report", "export", "bench", "search"),
     *("detect", "segment", "transfer", "infer", "train", "data", "explain", "measure", "models", "layers"),
     "kernels",
-    *("registry", "weights", "plots", "hooks", "files", "allocator", "randomness", "errors", "shapes"),
+    *(
+        "registry",
+        "weights",
+        "plots",
+        "hooks",
+        "files",
+        "allocator",
+        "memory",
+        "randomness",
+        "errors",
+        "shapes",
+    ),
 )
 STRANGERS = ({"data", "models"},)  # pairs of rooms that do not know each other, whatever their order
 CONSTANTS = {"__version__"}  # what any room may take from the package itself

@@ -55,6 +55,19 @@ def test_json_tells_a_program_everything(convatlas: Callable[..., str]) -> None:
     assert "each also shown mirrored" in convatlas("compare", "run", "--json")
 
 
+def test_images_are_named_by_place_or_by_option(
+    convatlas: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--model", "lenet5", "--batch-size", "128", "--epochs", "1", "--workers", "0", "--out", "run")
+    convatlas("train", "--data", "digits", *words)
+    assert json.loads(Path("run", "run.json").read_text())["where"] == "digits"
+    assert "accuracy on val" in convatlas("train", "--resume", "run", "--data", "digits")
+    with pytest.raises(SystemExit) as left:
+        main.run(("train", "digits", "--data", "photos"))
+    assert left.value.code == 2
+    assert "named twice, as digits and as --data photos" in capsys.readouterr().err
+
+
 def test_options_reach_the_run_and_a_file_yields_to_them(convatlas: Callable[..., str]) -> None:
     Path("mine.toml").write_text("lr = 0.5\nflip = true\nmomentum = 0.5\n")
     convatlas(*SHORT, "--out", "run", "--quiet", "--config", "mine.toml", "--set", "lr=0.25", "--set", "momentum=0.75",

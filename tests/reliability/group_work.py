@@ -44,12 +44,14 @@ def train(
     kill: tuple[int, int] | None = None,
     slow: float = 0.0,
     checkpoint_steps: int = 5,
+    shares: bool = False,
 ) -> dict[str, Any]:
     """Begin a run, or go on with it. Gives the ids of each batch that was learnt from and measured, how many times a
     training image was decoded, and how many lines of a log were written.
 
     `images`, `val`: only so many images to learn from and to measure on. `double`: compute in float64, where the order
-    of additions is all but lost. `kill`: (rank, batch) at which a process ends itself by SIGKILL.
+    of additions is all but lost. `kill`: (rank, batch) at which a process ends itself by SIGKILL. `shares`: pieces of a
+    batch, for `accumulate`, are the rows that as many processes would have.
     """
     told: dict[str, Any] = {"learnt": [], "measured": [], "decoded": 0, "lines": 0}
     losses, measure, image, append = (
@@ -81,7 +83,13 @@ def train(
         told["lines"] += 1
         append(self, record)
 
+    def shared(self: Batch, pieces: int) -> list[Batch]:
+        parts = [slice(number, None, pieces) for number in range(pieces)]
+        return [Batch(self.images[part], self.labels[part], self.ids[part]) for part in parts]
+
     Classification.losses, Classification.measure, AppendLog.append = learnt, measured, written
+    if shares:
+        Batch.split = shared
     data = open_data("digits", seed=7)
     if images is not None:
         data = replace(data, train=data.train.subset(np.arange(images)))

@@ -36,14 +36,17 @@ def trained(ranks: Ranks, out: Path, world: int, **arguments: Any) -> list[dict[
     return ranks.run(TRAIN, world, out=str(out), devices=world, **arguments)
 
 
-def difference(run: Path, other: Path) -> float:
+def difference(run: Path, other: Path, *, statistics: bool = True) -> float:
     """The largest difference of a weight or a running statistic, as a share of the largest of its tensor."""
     (ours, _), (theirs, _) = newest(run / "checkpoints"), newest(other / "checkpoints")
     assert ours is not None
     assert theirs is not None
     a, b = (read_weights(folder / "model.safetensors") for folder in (ours, theirs))
     assert a.keys() == b.keys()
-    return max(((a[name] - b[name]).abs().max() / b[name].abs().max().clamp(min=1e-3)).item() for name in a)
+    names = [name for name in a if statistics or "running" not in name]
+    return max(
+        ((a[name] - b[name]).abs().max() / b[name].abs().max().clamp(min=1e-3)).item() for name in names
+    )
 
 
 def logged(run: Path) -> list[dict[str, Any]]:
@@ -98,6 +101,16 @@ def test_two_processes_and_one_with_the_whole_batch(ranks: Ranks, tmp_path: Path
         "started_by": "the environment",
         "batch_norm": norm,
     }
+
+
+def test_local_batch_norm_is_that_of_one_process_with_as_many_shares(ranks: Ranks, tmp_path: Path) -> None:
+    """Each share is normalised by itself, and nothing else differs; the statistics that are kept are of rank 0's."""
+    model, settings = CASES["local"]
+    common: dict[str, Any] = {"model": model, "double": True, **ODD}
+    trained(ranks, tmp_path / "2", 2, settings=settings, **common)
+    trained(ranks, tmp_path / "1", 1, settings={**settings, "accumulate": 2}, shares=True, **common)
+    assert difference(tmp_path / "2", tmp_path / "1", statistics=False) < 1e-11
+    assert difference(tmp_path / "2", tmp_path / "1") > 0.01
 
 
 def test_all_stop_early_together_and_agree_on_the_best(ranks: Ranks, tmp_path: Path) -> None:

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from convatlas.infer import Run
 
 # Options that may stand beside --resume.
-_GO_ON = ("where", "resume", "workers", "cache", "accelerator", "on_nan", "checkpoint_steps", "convert_world")
+_GO_ON = (
+    "where",
+    "data",
+    "resume",
+    "workers",
+    "cache",
+    "accelerator",
+    "on_nan",
+    "checkpoint_steps",
+    "convert_world",
+)
 _PROCESSES = ("devices", "nodes", "strategy", "rendezvous", "restarts")
 GO_ON_WITH = (*_GO_ON, *_PROCESSES, "as_json", "quiet")
 
@@ -33,6 +43,10 @@ def train(
             help="Image folder, zip or tar of one, shards, MNIST idx folder, CSV list, or 'digits'.",
             show_default=False,
         ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="WHERE", help="WHERE by a name, as `bench` has it.", show_default=False),
     ] = None,
     model: Annotated[
         str | None,
@@ -191,6 +205,9 @@ def train(
         "batch_norm": batch_norm,
     }
     given = {name: value for name, value in flags.items() if value is not None}
+    if where is not None and data is not None:
+        raise UsageError(f"the images are named twice, as {where} and as --data {data}: leave one out.")
+    where = data if where is None else where
     if where is None and resume is None and from_run is None:
         raise UsageError(
             "there is nothing to train on. Give a folder of images, or 'digits' for the built-in ones."

@@ -27,10 +27,11 @@ from convatlas.data.cache import Told, silent
 from convatlas.data.dataset import Split
 from convatlas.data.reader import Job, Reader, Surveyed
 from convatlas.data.shares import whole_steps
-from convatlas.data.store import SHARE_OF_FREE_MEMORY, fitted, free_memory, shrunk
+from convatlas.data.store import SHARE_OF_FREE_MEMORY, fitted, shrunk
 from convatlas.data.transforms import Images, Preprocessing
 from convatlas.data.workers import Workers
 from convatlas.errors import UsageError
+from convatlas.memory import free_memory
 from convatlas.randomness import generator
 
 SMALL_SIDE = 64  # px: an input up to this size is fitted once and kept

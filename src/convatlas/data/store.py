@@ -135,21 +135,6 @@ def _geometry(reader: Reader) -> Mapping[str, Any]:
     return {name: value for name, value in told.items() if name not in ("mean", "std")}
 
 
-def free_memory() -> int:
-    """Bytes that this process may still take: the system's available memory, or a container's if less."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no container, or no limit ("max")
-        return free
-    return max(min(free, limit), 0)
-
-
 def mapped(size: int) -> NDArray[np.uint8]:
     """`size` bytes in a file that has no name any more: it vanishes with the process, also after kill -9.
 

@@ -31,6 +31,7 @@ from convatlas.errors import BadCheckpoint, ResourceError, UsageError
 from convatlas.files import make_folder, read_json, write_json
 from convatlas.measure.machine import machine, versions
 from convatlas.measure.timing import DTYPES, Timing, alternate
+from convatlas.memory import free_memory
 from convatlas.weights.official import cache_folder
 
 FORMAT = 1
@@ -189,10 +190,10 @@ def _streams(size: int) -> dict[str, Kernel]:
 
 
 def _stream_bytes() -> int:
-    """Bytes of a tensor that fits in no cache of this machine, at most a sixteenth of its memory."""
+    """Bytes of a tensor that fits in no cache of this machine, at most an eighth of the memory that is free."""
     caches = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     largest = max(map(_cache_bytes, caches), default=0)
-    return min(max(2**28, CACHES * largest), machine()["memory_bytes"] // 16) // 4 * 4
+    return min(max(2**28, CACHES * largest), free_memory() // 8) // 4 * 4
 
 
 def _cache_bytes(file: Path) -> int:
