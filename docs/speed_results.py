@@ -251,13 +251,14 @@ def kept(report: Mapping[str, Any]) -> str:
 
 
 def spins(report: Mapping[str, Any]) -> str:
-    """Images a second by how threads wait, on an idle machine and on a busy one."""
-    columns: dict[str, dict[str, float]] = {}
+    """Images a second by how threads wait: the median on an idle machine; on a busy one every turn, as they differ."""
+    columns: dict[str, dict[str, str]] = {}
     for row in report["waiting"]:
-        words = f"`{row['network']}`, batches of {row['batch']}{', busy' if row['beside'] == 'busy' else ''}"
-        columns.setdefault(words, {})[row["way"]] = median(row["images_per_second"])
-    ways = next(iter(columns.values()))
-    rows = [[way, *(f"{of[way]:.4g}" for of in columns.values())] for way in ways]
+        busy, rates = row["beside"] == "busy", sorted(row["images_per_second"])
+        words = f"`{row['network']}`, batches of {row['batch']}{', busy' if busy else ''}"
+        told = ", ".join(f"{rate:.3g}" for rate in rates) if busy else f"{median(rates):.4g}"
+        columns.setdefault(words, {})[row["way"]] = told
+    rows = [[way, *(of[way] for of in columns.values())] for way in next(iter(columns.values()))]
     return _numbers(("", *columns), rows) + _where(report)
 
 

@@ -389,9 +389,10 @@ SETTINGS = {
     "machine": {"processor": "abacus", "cores": 2},
     "kept": [setting("not kept", [40.0, 50.0, 60.0]), setting("kept", [55.0, 65.0, 60.0])],
     "waiting": [
-        setting(way, [rate], beside=beside)
-        for beside, rates in (("idle", (60.0, 62.0)), ("busy", (20.0, 30.0)))
-        for way, rate in zip(("spins", "none"), rates, strict=True)
+        setting("spins", [61.0, 59.0], beside="idle"),
+        setting("none", [62.0, 62.0], beside="idle"),
+        setting("spins", [20.0, 10.0], beside="busy"),
+        setting("none", [40.0, 30.0], beside="busy"),
     ],
     "threads": [setting("float32, all threads", [90.0]), setting("float32, one thread", [70.0])],
 }
@@ -409,7 +410,8 @@ def test_settings_are_told(page: ModuleType) -> None:
     assert "| `resnet18`, 224, 16 | 50 | 60 | 1.20 |" in page.kept(SETTINGS)
     told = page.spins(SETTINGS)
     assert "|  | `resnet18`, batches of 16 | `resnet18`, batches of 16, busy |" in told
-    assert "| none | 62 | 30 |" in told
+    assert "| spins | 60 | 10, 20 |" in told
+    assert "| none | 62 | 30, 40 |" in told
     assert "| `resnet18`, 224, 16 | 90 | 70 |" in page.threads(SETTINGS)
     assert "abacus, 2 cores, 2026-11-21." in told
 

@@ -40,8 +40,8 @@ SPINS = "10000"  # libgomp's own is 300,000; measured in docs/design/threads.md
 def patient_threads() -> Generator[None]:
     """Let OpenMP's threads sleep soon while they wait for each other, unless the user has said how they wait.
 
-    By default they spin for long, and where other programs want the same cores a training step is spent
-    spinning. Where they sleep at once, an idle machine loses a fifth to waking them. The results are the same bits.
+    By default they spin for long, which takes the cores from loops of our own and from other programs. Where they sleep
+    at once, an idle machine loses a fifth to waking them. The results are the same bits.
     OpenMP reads this when torch is loaded, so the process of the command line is the place to set it.
     """
     if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
