@@ -36,6 +36,9 @@ def trained(ranks: Ranks, out: Path, world: int, **arguments: Any) -> list[dict[
     return ranks.run(TRAIN, world, out=str(out), devices=world, **arguments)
 
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
 def difference(run: Path, other: Path, *, statistics: bool = True) -> float:
     """The largest difference of a weight or a running statistic, as a share of the largest of its tensor."""
     (ours, _), (theirs, _) = newest(run / "checkpoints"), newest(other / "checkpoints")
@@ -43,7 +46,7 @@ def difference(run: Path, other: Path, *, statistics: bool = True) -> float:
     assert theirs is not None
     a, b = (read_weights(folder / "model.safetensors") for folder in (ours, theirs))
     assert a.keys() == b.keys()
-    names = [name for name in a if statistics or "running" not in name]
+    names = [name for name in a if statistics or not name.endswith(STATISTICS)]
     return max(
         ((a[name] - b[name]).abs().max() / b[name].abs().max().clamp(min=1e-3)).item() for name in names
     )
