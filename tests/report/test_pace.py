@@ -52,6 +52,8 @@ def test_advice_begins_above_five_percent() -> None:
         ({**DECIDED, "workers": None}, ("--cache DIR",), ("--workers",)),
         ({**DECIDED, "workers": 4, "cache": "/c"}, ("Faster would be images",), ("--workers", "--cache")),
         ({}, ("--cache DIR",), ("--workers",)),
+        ({"data": {"sizes": {"median": [500, 375]}}}, ("--cache DIR",), ("memory",)),
+        ({"data": {"sizes": {"median": [32, 28]}}}, ("kept in memory",), ("Faster", "--cache")),
     ],
 )
 def test_advice_names_what_has_not_been_done(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from convatlas.data.batches import SMALL_SIDE
+
 PATIENCE = 0.05  # share of the training time above which waiting is worth a word
 
 
@@ -26,7 +28,10 @@ def pace(timing: Sequence[Mapping[str, Any]], decided: Mapping[str, Any]) -> dic
 
 
 def _advice(decided: Mapping[str, Any]) -> str:
-    """What makes data come faster, as far as it has not been done."""
+    """What makes data come faster, as far as it has not been done; of small images, what is waited for."""
+    typical = ((decided.get("data") or {}).get("sizes") or {}).get("median")
+    if typical and max(typical) <= SMALL_SIDE:
+        return "Images this small are kept in memory: what takes the time is to augment them."
     cores = (decided.get("machine") or {}).get("cores")
     workers = decided.get("workers")
     ways = list[str]()
