@@ -1,7 +1,7 @@
 # make demo   trains LeNet-5 on handwritten digits and says where the report is
 # make test   the tests; make test-release adds the slow ones and a release's figures
 # make lint   style and types;  make docs  the pages;  make clean
-# make bench  what is missing of the measured tables of the docs, or all with AGAIN=1, and their pages: DATA=... holds the
+# make bench  what is missing of the tables that docs/speed_results.py writes, or all with AGAIN=1: DATA=... holds the
 #             pictures, ONLY=... is a pattern of cells of speed; make bench-inspection runs one file of benchmarks/ with ARGS=...
 # Everything happens in $(VENV), which the first command makes. PYTHON=... chooses the interpreter.
 

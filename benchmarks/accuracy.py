@@ -48,7 +48,12 @@ def main(options: argparse.Namespace) -> None:
     """Run what is missing."""
     wanted = [f"{side}/{options.epochs}/{seed}" for seed in range(options.seeds) for side in SIDES]
     found = {} if options.limit else read(options.runs)
-    missing = [name for name in wanted if name not in found and name.startswith(options.only)]
+    missing = [
+        name for name in wanted if (options.again or name not in found) and name.startswith(options.only)
+    ]
+    if not missing and list(options.results.glob("accuracy-????-??-??.json")):
+        print("every run is done; --again makes them anew.")
+        return
     if missing and options.data is None:
         raise SystemExit("CIFAR-10 is needed: --data DATA or CONVATLAS_DATA, a folder with cifar10.zip.")
     if missing:
@@ -97,6 +102,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="ours or torchvision")
     parser.add_argument("--limit", type=int, default=0, help="so many images, and write nothing")
+    parser.add_argument("--again", action="store_true", help="also the runs that are done")
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     main(parser.parse_args())

@@ -1,12 +1,13 @@
-"""Every table of the docs that was measured, again: what is missing, or all of it.
+"""The tables of the docs that `docs/speed_results.py` writes, measured again: what is missing, or all of them.
 
     pip install -e '.[bench,fast]'
     python benchmarks/every.py [--data DATA] [--only PATTERN] [--again] [--list]
 
 The cells of speed.py and the files beside it, one after the other; each writes a dated JSON into
 `benchmarks/results/`, and a file that has one is done. After them `docs/speed_results.py` makes the pages. Some hours
-on two cores; what is interrupted goes on with the same command. The speedrun's table is not among them: it reads test
-images, and its commands stand on its page. Measured, never asserted.
+on two cores; without --again, what was interrupted goes on with the same command. Not among them: the speedrun, which
+reads test images and has its commands on its page, the kernels of design/kernels.md (kernels.py), and what the rule
+knows (`convatlas/train/speed.json`). Measured, never asserted.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ FILES: Mapping[str, bool] = {  # in this order, and whether it needs real pictur
 }
 
 
+BY_PARTS = ("speed", "accuracy")  # which go on where they stopped, and begin anew only if they are told to
+
+
 def results(name: str, folder: Path = RESULTS) -> list[Path]:
     """The dated results of a file, the newest last."""
     return sorted(folder.glob(f"{name}-????-??-??.json"))
@@ -51,7 +55,7 @@ def main(options: argparse.Namespace) -> int:
             print(f"{name}: real pictures need --data DATA or CONVATLAS_DATA; left out.")
         elif name == "speed" or options.again or not results(name):  # speed.py knows its cells itself
             words = [sys.executable, str(HERE / f"{name}.py")]
-            words += ["--again"] if name == "speed" and options.again else []
+            words += ["--again"] if name in BY_PARTS and options.again else []
             given = {} if options.data is None else {"CONVATLAS_DATA": str(options.data)}
             print(f"--- {name}", flush=True)
             failed += [name] if subprocess.call(words, env={**os.environ, **given}) else []

@@ -48,6 +48,10 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def _rate(images_per_second: float) -> str:
+    return f"{images_per_second:,.0f}" if images_per_second >= 1000 else f"{images_per_second:.4g}"
+
+
 def mean_ratio(found: Cells, settings: str, data: str | None = None) -> float:
     """The geometric mean over networks of our rate over the fastest peer's; of noise and pictures together if None."""
     ratios = [
@@ -68,7 +72,7 @@ def speed(found: Cells, settings: str) -> str:
             continue
         ours = result["sides"]["convatlas"]
         row = [f"`{network}`", f"{data}, batch {result['cell']['batch']}"]
-        row.append(f"{ours['images_per_second']['median']:.4g}")
+        row.append(_rate(ours["images_per_second"]["median"]))
         for peer in PEERS:
             each = result["ratios"][peer]
             words = f"{each['ratio']:.2f} ({each['low']:.2f} to {each['high']:.2f})"
@@ -113,7 +117,7 @@ def epochs(report: Mapping[str, Any]) -> str:
         row = [side, f"{facts['precision']}, {facts['layout']}"]
         row.append(", ".join(f"{record['seconds']:.0f}" for record in own))
         row.append(", ".join(f"{100 * record['val']:.2f}" for record in own))
-        rows.append([*row, f"{rate:.4g}", f"{EPOCHS * EPOCH / rate / 60:.0f}"])
+        rows.append([*row, _rate(rate), f"{EPOCHS * EPOCH / rate / 60:.0f}"])
     header = ("loop", "computes", "s of each epoch", "val accuracy after each, %", "images/s")
     rates = [ceiling["conv bf16"] / 1e9 for ceiling in report["ceiling_macs_per_second"]]
     busiest = max(record["others"] for record in report["epochs"])
@@ -168,7 +172,7 @@ def waiting(report: Mapping[str, Any]) -> str:
         [
             f"epoch {each['epoch']}",
             f"{each['seconds']:.1f}",
-            f"{each['images_per_second']:.4g}",
+            _rate(each["images_per_second"]),
             f"{each['waiting_share']:.1%}",
         ]
         for each in report["epochs"]
@@ -244,7 +248,7 @@ def kept(report: Mapping[str, Any]) -> str:
         words = f"`{row['network']}`, {row['pixels']}, {row['batch']}"
         rates.setdefault(words, {})[row["way"]] = median(row["images_per_second"])
     rows = [
-        [words, *(f"{rate:.4g}" for rate in of.values()), f"{of['kept'] / of['not kept']:.2f}"]
+        [words, *(_rate(rate) for rate in of.values()), f"{of['kept'] / of['not kept']:.2f}"]
         for words, of in rates.items()
     ]
     return _numbers(("network, px, batch", "not kept", "kept", ""), rows) + _where(report)
@@ -256,7 +260,7 @@ def spins(report: Mapping[str, Any]) -> str:
     for row in report["waiting"]:
         busy, rates = row["beside"] == "busy", sorted(row["images_per_second"])
         words = f"`{row['network']}`, batches of {row['batch']}{', busy' if busy else ''}"
-        told = ", ".join(f"{rate:.3g}" for rate in rates) if busy else f"{median(rates):.4g}"
+        told = ", ".join(f"{rate:.3g}" for rate in rates) if busy else _rate(median(rates))
         columns.setdefault(words, {})[row["way"]] = told
     rows = [[way, *(of[way] for of in columns.values())] for way in next(iter(columns.values()))]
     return _numbers(("", *columns), rows) + _where(report)
@@ -268,7 +272,7 @@ def threads(report: Mapping[str, Any]) -> str:
     for row in report["threads"]:
         words = f"`{row['network']}`, {row['pixels']}, {row['batch']}"
         rates.setdefault(words, {})[row["way"]] = median(row["images_per_second"])
-    rows = [[words, *(f"{rate:.4g}" for rate in of.values())] for words, of in rates.items()]
+    rows = [[words, *(_rate(rate) for rate in of.values())] for words, of in rates.items()]
     return _numbers(("network, px, batch", *next(iter(rates.values()))), rows) + _where(report)
 
 

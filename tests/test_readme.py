@@ -15,6 +15,9 @@ README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```console\n\$ convatlas (.*?)\n(.*?)```", README.read_text(), re.DOTALL)
 
 
+MEASURED = "images/s, "  # how close to the machine's limit
+
+
 def printed(command: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     with pytest.raises(SystemExit) as left:
         main.run(shlex.split(command))
@@ -40,7 +43,10 @@ def test_a_command_prints_what_the_readme_says(
     lines = printed(command, capsys)
     if command.startswith("train"):
         between = [line for line in lines if not re.match(r"epoch .* left$", line)]  # said every ten seconds
-        assert [*map(shape, between)] == [*map(shape, shown.splitlines())]
+        said = shown.splitlines()
+        if not any(MEASURED in line for line in between):  # the machine was too busy to be measured
+            said = [line for line in said if MEASURED not in line]
+        assert [*map(shape, between)] == [*map(shape, said)]
     else:
         assert lines == shown.splitlines()
 

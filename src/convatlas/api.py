@@ -26,7 +26,7 @@ from convatlas.models import create_model, find, list_models
 from convatlas.report import write_report
 from convatlas.train import Compute, Observer, Recipe, RunFolder, Safety, begin
 from convatlas.train import resume as go_on
-from convatlas.train.limit import is_known, reached
+from convatlas.train.limit import epochs_here, reached
 from convatlas.train.plan import check_wishes, to_read
 from convatlas.train.repeat import repeated
 from convatlas.train.start import Notify
@@ -139,7 +139,7 @@ def train(
         auto_resume=auto_resume,
         like=from_run,
     )
-    return _reported(folder, data, compute, alone_before=alone)
+    return _reported(folder, data, alone_before=alone)
 
 
 def resume(
@@ -160,7 +160,7 @@ def resume(
     opened = data if isinstance(data, Data) else _data_of(RunFolder.open(path), data, apart=wish.machines > 1)
     alone = not _in_group()
     folder = go_on(path, where=opened, compute=compute, safety=safety, observer=observer, notify=notify)
-    return _reported(folder, opened, wish, alone_before=alone)
+    return _reported(folder, opened, alone_before=alone)
 
 
 def evaluate(
@@ -248,7 +248,7 @@ def _in_group() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _reported(folder: RunFolder, data: Data, compute: Compute, *, alone_before: bool) -> Run:
+def _reported(folder: RunFolder, data: Data, *, alone_before: bool) -> Run:
     """The run with its best weights; rank 0 evaluates it on val, looks how fast it was, and writes its report.
 
     The group of processes that training made is given back first; one that the caller made is left alone.
@@ -261,10 +261,7 @@ def _reported(folder: RunFolder, data: Data, compute: Compute, *, alone_before: 
         if len(data.val):
             evaluation = run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint)
             folder.write_evaluation("val", evaluation.to_json())
-        decided = folder.read_run()
-        if is_known(decided, compute.accelerator) and (
-            limit := reached(decided, folder.timing(), roof_here())
-        ):
-            folder.write_limit(limit.to_json())
+        if (epochs := epochs_here(folder.timing())) and (roof := roof_here()):
+            folder.write_limit(reached(folder.read_run(), epochs, roof).to_json())
         write_report(folder, data)
     return run

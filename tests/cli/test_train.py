@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from convatlas.cli import main
+from convatlas.train.limit import Limit
 from ranks import Ranks
 
 SHORT = ("train", "digits", "--model", "lenet5", "--batch-size", "128", "--epochs", "1", "--workers", "0")
@@ -41,8 +41,8 @@ def test_json_tells_a_program_everything(convatlas: Callable[..., str]) -> None:
     done = events[-1]
     assert Path(done["report"]).is_file()
     assert done["val"]["top1"] == pytest.approx(events[-2]["top1"])
-    assert done["limit"] == json.loads(Path("run", "limit.json").read_text())
-    assert 0 < done["limit"]["arithmetic_share"] < done["limit"]["share"]
+    kept = Path("run", "limit.json")  # none where the machine is too busy to be measured
+    assert done["limit"] == (json.loads(kept.read_text()) if kept.exists() else None)
 
     answer = json.loads(convatlas("eval", "run", "--json"))
     assert (answer["split"], answer["count"], len(answer["keys"])) == ("test", 359, 359)
@@ -82,12 +82,17 @@ def test_options_reach_the_run_and_a_file_yields_to_them(convatlas: Callable[...
     assert written["data"]["counts"]["val"] > 250
 
 
-def test_a_finished_run_resumes_to_itself(convatlas: Callable[..., str]) -> None:
+def test_a_finished_run_resumes_to_itself(
+    convatlas: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     convatlas(*SHORT, "--out", "run", "--quiet")
     before = Path("run", "metrics.jsonl").read_bytes()
+    limit = Limit(830.0, 0.714, 0.53, "bf16", 5e11, 4e10, "2026-11-30T06:00:00+00:00")
+    monkeypatch.setattr("convatlas.api.roof_here", lambda: "a roof")
+    monkeypatch.setattr("convatlas.api.reached", lambda decided, epochs, roof: limit)
     said = convatlas("train", "--resume", "run")
     assert "accuracy on val" in said
-    assert re.search(r"^speed +[\d,]+ images/s, .* what this machine can do", said, re.MULTILINE)
+    assert "\nspeed    830 images/s, 71 % of what this machine can do with this network in bf16\n" in said
     assert Path("run", "metrics.jsonl").read_bytes() == before
 
 

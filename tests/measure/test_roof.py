@@ -149,18 +149,43 @@ def test_no_time_is_no_measurement() -> None:
         measure_roof(0)
 
 
+def with_rates(roof: Roof, low: float = 0.95, high: float = 1.05, runs: int = 5) -> Roof:
+    rates = {name: Rate(1, 1e9, low * 1e9, high * 1e9, runs) for name in roof.rates}
+    return Roof(rates, roof.machine, roof.versions, roof.measured)
+
+
 def test_a_roof_at_hand_is_measured_once(
     measured: Roof, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[float] = []
-    monkeypatch.setattr(module, "measure_roof", lambda seconds: asked.append(seconds) or measured)
-    assert roof_here() == roof_here() == kept_roof() == measured
+    found = [with_rates(measured)]
+    monkeypatch.setattr(module, "measure_roof", lambda seconds: asked.append(seconds) or found[0])
+    assert roof_here() == roof_here() == kept_roof() == found[0]
     assert asked == [module.GLANCE]
     roof_file().write_text("{}")
-    assert roof_here() == measured
+    assert roof_here() == found[0]
     assert len(asked) == 2
     roof_file().unlink()
     cache.joinpath("roofline").rmdir()
     cache.joinpath("roofline").write_text("")  # nothing can be kept
-    assert roof_here() == measured
+    assert roof_here() == found[0]
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("wavering", [{"low": 0.8}, {"high": 1.2}, {"runs": 4}])
+def test_a_machine_that_is_busy_is_not_kept(
+    measured: Roof, monkeypatch: pytest.MonkeyPatch, wavering: dict[str, Any]
+) -> None:
+    found = [with_rates(measured, **wavering)]
+    monkeypatch.setattr(module, "measure_roof", lambda _: found[0])
+    assert roof_here() is None
+    assert not roof_file().exists()
+    found[0] = with_rates(measured)
+    assert roof_here() == found[0]
+
+
+def test_too_little_memory_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "free_memory", lambda: 8 * module.LEAST_STREAM - 1)
+    with pytest.raises(ResourceError, match="have to be free"):
+        measure_roof(0.1)
+    assert roof_here() is None

@@ -400,11 +400,10 @@ def data_line(where: str, summary: Mapping[str, Any]) -> str:
 
 def _conclude(run: Run, *, as_json: bool) -> None:
     """Accuracy on val, how close to the machine's limit it was trained, and where the report lies."""
-    from convatlas.train.limit import Limit
+    from convatlas.train.limit import limit_of
 
     folder = run.folder
-    val, told = folder.evaluation("val"), folder.limit()
-    limit = Limit.from_json(told) if told else None
+    val, limit = folder.evaluation("val"), limit_of(folder.limit())
     if as_json:
         result = (
             {key: val[key] for key in ("split", "count", "loss", "top1", "top5", "top1_interval")}
@@ -417,7 +416,7 @@ def _conclude(run: Run, *, as_json: bool) -> None:
                 "run": str(folder.path),
                 "report": str(folder.report_path),
                 "val": result,
-                "limit": told,
+                "limit": limit.to_json() if limit else None,
             },
             indent=None,
         )

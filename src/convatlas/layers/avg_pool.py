@@ -3,8 +3,9 @@
 PyTorch's kernel works on the channels of a pixel at once, which with six of them leaves most of a vector empty. The
 mean of 2 x 2 pixels is linear, and the same for every pair of rows: a pair, (2 W C) numbers, times a constant matrix of
 (2 W C, W C / 2) gives its row of means. Products are what a processor with bf16 arithmetic does fastest; they are
-summed in float32 and rounded once, as PyTorch does it, so the numbers are the same. Most of the matrix is zero, and it
-grows with the square of a row, so this pays for small networks alone.
+summed in float32 and rounded once, as PyTorch does it, so the numbers are the same, but that numbers below 1e-38 become
+0, and a sum beyond the largest number is none if its mean is not. Most of the matrix is zero, and it grows with the
+square of a row, so this pays for small networks alone.
 """
 
 from __future__ import annotations

@@ -36,7 +36,12 @@ from convatlas.weights.official import cache_folder
 
 FORMAT = 1
 SECONDS = 20.0  # of `measure_roof`
-GLANCE = 2.0  # of `roof_here`: its medians are within 5 % of the longer measurement's
+GLANCE = 2.0  # of `roof_here`: on a quiet machine its medians are within 5 % of the longer measurement's
+STEADY, STEADY_RUNS = (
+    0.15,
+    5,
+)  # the distance of quartiles over the median, and runs, of a machine that is quiet
+LEAST_STREAM = 2**24  # bytes of a tensor, below which no memory is measured but caches
 ROUNDS = 25
 LEAST = 0.01  # seconds that one call of a kernel should take: below, the clock and the call itself count
 CACHES = 4  # times the largest cache: the size of a tensor that fits in none
@@ -76,6 +81,14 @@ class Roof:
     def bandwidth(self) -> float:
         """Bytes a second, read and written together."""
         return max(self.rates[kernel].per_second for kernel in ("copy", "triad"))
+
+    @property
+    def steady(self) -> bool:
+        """Whether every kernel ran often enough, and its quartiles lie close together: the machine was quiet."""
+        return all(
+            rate.runs >= STEADY_RUNS and rate.high - rate.low <= STEADY * rate.per_second
+            for rate in self.rates.values()
+        )
 
     def ridge(self, dtype: str) -> float:
         """Floating-point operations per byte above which arithmetic is what bounds a row."""
@@ -193,7 +206,10 @@ def _stream_bytes() -> int:
     """Bytes of a tensor that fits in no cache of this machine, at most an eighth of the memory that is free."""
     caches = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     largest = max(map(_cache_bytes, caches), default=0)
-    return min(max(2**28, CACHES * largest), free_memory() // 8) // 4 * 4
+    size = min(max(2**28, CACHES * largest), free_memory() // 8) // 4 * 4
+    if size < LEAST_STREAM:
+        raise ResourceError(f"{8 * LEAST_STREAM:,} bytes of memory have to be free to measure a machine.")
+    return size
 
 
 def _cache_bytes(file: Path) -> int:
@@ -255,15 +271,22 @@ def kept_roof(path: Path | None = None) -> Roof:
     return roof
 
 
-def roof_here() -> Roof:
+def roof_here() -> Roof | None:
     """The roof of this machine as it was kept; else it is measured in two seconds, and kept where that can be.
 
-    For a figure beside something else that was done: `keep_roof(measure_roof())` takes its time.
+    None where the measurement wavers, as it does beside other programs, and where there is no memory for it: it is not
+    kept then, and the next call tries again. `keep_roof(measure_roof())` takes its time and whatever it finds.
     """
     try:
         return kept_roof()
     except (UsageError, BadCheckpoint):
+        pass
+    try:
         roof = measure_roof(GLANCE)
-        with suppress(ResourceError):
-            keep_roof(roof)
-        return roof
+    except (ResourceError, MemoryError, RuntimeError):  # PyTorch's allocator says RuntimeError
+        return None
+    if not roof.steady:
+        return None
+    with suppress(ResourceError):
+        keep_roof(roof)
+    return roof

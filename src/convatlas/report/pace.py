@@ -11,17 +11,18 @@ PATIENCE = 0.05  # share of the training time above which waiting is worth a wor
 
 
 def pace(timing: Sequence[Mapping[str, Any]], decided: Mapping[str, Any]) -> dict[str, Any]:
-    """For the page: `seconds`, `images_per_second` (median over epochs), `waited` (share) and `waiting_advice`.
+    """For the page: `seconds`, `images_per_second` (of all epochs), `waited` (share) and `waiting_advice`.
 
     `waited` is None where no epoch tells it, and the advice is empty where there was nothing to wait for.
     """
     epochs = [line for line in timing if line.get("seconds") and "waiting_share" in line]
     trained = sum(line["seconds"] for line in epochs)
     waited = sum(line["seconds"] * line["waiting_share"] for line in epochs) / trained if trained else None
-    speeds = sorted(line["images_per_second"] for line in timing if "images_per_second" in line)
+    clocked = [line for line in timing if line.get("seconds") and "images_per_second" in line]
+    images = sum(line["seconds"] * line["images_per_second"] for line in clocked)
     return {
         "seconds": sum(line.get("seconds", 0) + line.get("validation_seconds", 0) for line in timing),
-        "images_per_second": speeds[len(speeds) // 2] if speeds else None,
+        "images_per_second": images / sum(line["seconds"] for line in clocked) if clocked else None,
         "waited": waited,
         "waiting_advice": _advice(decided) if waited is not None and waited > PATIENCE else "",
     }

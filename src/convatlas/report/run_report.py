@@ -31,7 +31,7 @@ from convatlas.models import find
 from convatlas.report import charts, pictures
 from convatlas.report.pace import pace
 from convatlas.train import processes
-from convatlas.train.limit import Limit
+from convatlas.train.limit import limit_of
 from convatlas.train.origin import sentences
 from convatlas.train.recipe import Recipe
 from convatlas.train.run import RunFolder
@@ -99,7 +99,7 @@ def render(
         "machine": _machine(decided.get("machine") or {}),
         "published": any(paper for _, _, paper in table.facts(cost, find(run.spec.model))),
         "speed": Speed.of_run(decided),
-        "limit": Limit.from_json(told) if (told := folder.limit()) else None,
+        "limit": limit_of(folder.limit()),
         "processes": processes.sentences(decided),
         "command": shlex.join([*map(str, decided.get("command", [])), *processes.options(decided)]),
         "left_out": [_left_out(bad) for bad in data.bad[:LEFT_OUT_SHOWN]] if data else [],

@@ -9,7 +9,7 @@ memory are time without work, so they lower the share.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any, Literal, get_args, get_type_hints
@@ -25,7 +25,7 @@ from convatlas.models import create_model
 from convatlas.train import params
 from convatlas.train.arithmetic import step_rows, steps_of_epoch
 from convatlas.train.recipe import Recipe
-from convatlas.train.speed import Device, Speed
+from convatlas.train.speed import Speed
 
 FORMAT = 1
 Dtype = Literal["fp32", "bf16"]
@@ -65,25 +65,41 @@ class Limit:
 
         Examples:
             >>> Limit(830.0, 0.714, 0.53, "bf16", 5e11, 4e10, "2026-11-30T06:00:00+00:00").words()
-            '71 % of what this machine can do with this network'
+            '71 % of what this machine can do with this network in bf16'
         """
+        kind = "float32" if self.dtype == "fp32" else self.dtype
+        if self.arithmetic_share > 1:
+            return f"more than this machine was measured to do in {kind}: look again with `convatlas bench --roofline`"
         if self.share > 1:  # what was found in caches is charged as if it came from memory
-            return f"{self.share:.1f} times what this machine can do where nothing stays in its caches"
-        return f"{100 * self.share:.0f} % of what this machine can do with this network"
+            return (
+                f"{self.share:.1f} times what this machine can do in {kind} where nothing stays in its caches"
+            )
+        return f"{100 * self.share:.0f} % of what this machine can do with this network in {kind}"
 
 
-def is_known(decided: Mapping[str, Any], accelerator: str = "auto") -> bool:
-    """Whether a run's limit can be told here: one process has made it on the processor of this very machine."""
-    here, there = machine(), decided["machine"]
-    return (
-        Device.here(accelerator).kind == "cpu"
-        and (decided.get("processes") or {}).get("world", 1) == 1
-        and all(there.get(name) == here[name] for name in ("processor", "cores", "system"))
-    )
+def limit_of(value: Any) -> Limit | None:
+    """What limit.json says; None without one, and where it is damaged: nothing depends on it."""
+    try:
+        return Limit.from_json(value)
+    except BadCheckpoint:
+        return None
 
 
-def reached(decided: Mapping[str, Any], timing: Iterable[Mapping[str, Any]], roof: Roof) -> Limit | None:
-    """What a run reached, from its run.json and the lines of its timing.jsonl; None without a whole epoch in these."""
+def epochs_here(timing: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of timing.jsonl of epochs that one process made on the processor of this very machine."""
+    here = machine()
+    mine = {"kind": "epoch", "device": "cpu", "world": 1} | {
+        name: here[name] for name in ("processor", "cores")
+    }
+    return [
+        line
+        for line in timing
+        if line.get("seconds") and all(line.get(name) == value for name, value in mine.items())
+    ]
+
+
+def reached(decided: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]], roof: Roof) -> Limit:
+    """What a run reached in `epochs`, at least one of `epochs_here`, by its run.json and the roof of this machine."""
     recipe, speed = Recipe.from_json(decided["recipe"]), Speed.of_run(decided)
     dtype: Dtype = "bf16" if speed.precision == "bf16" else "fp32"
     counted = decided["data"]["counts"]["train"]
@@ -95,19 +111,14 @@ def reached(decided: Mapping[str, Any], timing: Iterable[Mapping[str, Any]], roo
     shape: Shape = (decided["options"]["in_channels"], *decided["preprocessing"]["size"])
     known: dict[tuple[Shape, frozenset[str]], tuple[float, float]] = {}
     seconds = seen = least = arithmetic = 0.0
-    for line in timing:
-        if line.get("kind") != "epoch" or not line["seconds"]:
-            continue
+    for line in epochs:
         kinds = steps_of_epoch(network, recipe, shape, line["epoch"] - 1, steps)
-        passed = line["images_per_second"] * line["seconds"]
-        seconds, seen = seconds + line["seconds"], seen + passed
+        seconds, seen = seconds + line["seconds"], seen + line["images"]
         for kind, count in kinds.items():
             if kind not in known:
                 known[kind] = least_seconds(network, *kind, roof, batch=batch, dtype=dtype)
-            share = passed / batch * count / steps  # steps of this kind that were made
-            least, arithmetic = least + share * known[kind][0], arithmetic + share * known[kind][1]
-    if not seen:
-        return None
+            made = line["images"] / batch * count / steps  # steps of this kind
+            least, arithmetic = least + made * known[kind][0], arithmetic + made * known[kind][1]
     return Limit(
         images_per_second=seen / seconds,
         share=least / seconds,

@@ -25,7 +25,7 @@ from convatlas.errors import Interrupted, NumericError
 from convatlas.files import commit, forget_after, make_folder
 from convatlas.kernels import compiled
 from convatlas.layers.winograd import Winograd2d
-from convatlas.measure.machine import versions
+from convatlas.measure.machine import machine, versions
 from convatlas.models.classifier import Classifier
 from convatlas.randomness import preserved, seed_step
 from convatlas.train import checkpoint, params
@@ -141,13 +141,19 @@ class Loop:
         trained = clock.seconds()
         self._conclude(epoch, stop)
         if clock.images:
+            here = machine()
             self.logs.time(
                 kind="epoch",
                 epoch=epoch + 1,
                 seconds=round(trained, 4),
+                images=clock.images,
                 images_per_second=round(clock.images / trained, 1),
                 waiting_share=round(clock.waited / trained, 4),
                 validation_seconds=round(clock.seconds() - trained, 4),
+                device=self.fabric.device.type,
+                world=self.fabric.world_size,
+                processor=here["processor"],
+                cores=here["cores"],
             )
         self._save()
 
