@@ -1,7 +1,8 @@
 """Is it as good, too? One recipe through our loop with its default settings, and through torchvision's loop in fp32.
 
     pip install -e '.[bench]'
-    python benchmarks/accuracy.py [--data DATA] [--epochs 10] [--seeds 3] [--only ours|torchvision] [--limit IMAGES]
+    python benchmarks/accuracy.py [--data DATA] [--epochs 10] [--seeds 3] [--only ours|torchvision] [--again]
+                                   [--limit IMAGES]
 
 resnet20_cifar on CIFAR-10 by the recipe of loops.py. 5,000 of the 50,000 training images are val, the same for both
 sides and all seeds; the figure is val accuracy after the last epoch. Test images are not looked at. A run that is done
@@ -51,7 +52,11 @@ def main(options: argparse.Namespace) -> None:
     missing = [
         name for name in wanted if (options.again or name not in found) and name.startswith(options.only)
     ]
-    if not missing and list(options.results.glob("accuracy-????-??-??.json")):
+    if (
+        all(name in found for name in wanted)
+        and not missing
+        and list(options.results.glob("accuracy-*-*-*.json"))
+    ):
         print("every run is done; --again makes them anew.")
         return
     if missing and options.data is None:

@@ -9,6 +9,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +262,17 @@ def _reported(folder: RunFolder, data: Data, *, alone_before: bool) -> Run:
         if len(data.val):
             evaluation = run.evaluate(data.val, split_name="val", fingerprint=data.fingerprint)
             folder.write_evaluation("val", evaluation.to_json())
-        if (epochs := epochs_here(folder.timing())) and (roof := roof_here()):
-            folder.write_limit(reached(folder.read_run(), epochs, roof).to_json())
+        _note_limit(folder)
         write_report(folder, data)
     return run
+
+
+def _note_limit(folder: RunFolder) -> None:
+    """How close the run came to what this machine can do, into its folder, if that can be told."""
+    epochs = epochs_here(folder.timing())
+    if not epochs:  # what may be there is another machine's
+        folder.forget_limit()
+        return
+    with suppress(Exception):  # a by-product: whatever it meets, the run has its report
+        if roof := roof_here():
+            folder.write_limit(reached(folder.read_run(), epochs, roof).to_json())

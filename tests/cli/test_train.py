@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from convatlas.cli import main
+from convatlas.measure.machine import machine
+from convatlas.measure.roof import KERNELS, Rate, Roof
 from convatlas.train.limit import Limit
 from ranks import Ranks
 
@@ -32,7 +34,11 @@ def convatlas(
     return run
 
 
-def test_json_tells_a_program_everything(convatlas: Callable[..., str]) -> None:
+def test_json_tells_a_program_everything(
+    convatlas: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {name: Rate(1, 1e10, 1e10, 1e10, 5) for name in KERNELS}
+    monkeypatch.setattr("convatlas.api.roof_here", lambda: Roof(rates, machine(), {}, ""))
     events = [json.loads(line) for line in convatlas(*SHORT, "--out", "run", "--json").splitlines()]
     kinds = [event["event"] for event in events]
     assert kinds == ["decided", "started", *["step"] * (1293 // 128), "validated", "done"]
@@ -41,8 +47,8 @@ def test_json_tells_a_program_everything(convatlas: Callable[..., str]) -> None:
     done = events[-1]
     assert Path(done["report"]).is_file()
     assert done["val"]["top1"] == pytest.approx(events[-2]["top1"])
-    kept = Path("run", "limit.json")  # none where the machine is too busy to be measured
-    assert done["limit"] == (json.loads(kept.read_text()) if kept.exists() else None)
+    assert done["limit"] == json.loads(Path("run", "limit.json").read_text())
+    assert 0 < done["limit"]["arithmetic_share"] < done["limit"]["share"]
 
     answer = json.loads(convatlas("eval", "run", "--json"))
     assert (answer["split"], answer["count"], len(answer["keys"])) == ("test", 359, 359)

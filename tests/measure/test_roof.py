@@ -185,7 +185,9 @@ def test_a_machine_that_is_busy_is_not_kept(
 
 
 def test_too_little_memory_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "free_memory", lambda: 8 * module.LEAST_STREAM - 1)
-    with pytest.raises(ResourceError, match="have to be free"):
+    """And that is known before anything is taken."""
+    monkeypatch.setattr(module, "free_memory", lambda: module.LEAST_FREE - 1)
+    monkeypatch.setattr(module, "_grown", lambda *_: pytest.fail("memory was taken"))
+    with pytest.raises(ResourceError, match="have to be free, not 1,073,741,823"):
         measure_roof(0.1)
     assert roof_here() is None

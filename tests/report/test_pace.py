@@ -12,6 +12,7 @@ from crafted import craft
 from convatlas.report import write_report
 from convatlas.report.pace import pace
 
+SMALL: dict[str, Any] = {"data": {"sizes": {"median": [32, 28]}}}
 DECIDED: dict[str, Any] = {"workers": 1, "machine": {"cores": 4}, "cache": None}
 
 
@@ -53,7 +54,8 @@ def test_advice_begins_above_five_percent() -> None:
         ({**DECIDED, "workers": 4, "cache": "/c"}, ("Faster would be images",), ("--workers", "--cache")),
         ({}, ("--cache DIR",), ("--workers",)),
         ({"data": {"sizes": {"median": [500, 375]}}}, ("--cache DIR",), ("memory",)),
-        ({"data": {"sizes": {"median": [32, 28]}}}, ("kept in memory",), ("Faster", "--cache")),
+        (SMALL | {"preprocessing": {"size": [32, 32]}}, ("kept in memory",), ("Faster", "--cache")),
+        (SMALL | {"preprocessing": {"size": [224, 224]}}, ("--cache DIR",), ("memory",)),
     ],
 )
 def test_advice_names_what_has_not_been_done(

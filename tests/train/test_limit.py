@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import convatlas
+from convatlas.api import _note_limit, resume
 from convatlas.errors import BadCheckpoint
 from convatlas.measure import roof as roofs
 from convatlas.measure.machine import machine
@@ -176,13 +177,34 @@ def test_more_than_the_limit_has_two_reasons() -> None:
     assert "more than this machine was measured to do in bf16: look again" in wrong.words()
 
 
-def test_a_report_does_not_wait_for_a_machine_that_cannot_be_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_costs_a_run_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVATLAS_CACHE", str(tmp_path / "cache"))
+
+    def broken(*_: Any) -> Any:
+        raise KeyError("counts")
+
     monkeypatch.setattr(roofs, "free_memory", lambda: 0)
     run = convatlas.train("digits", "lenet5", out=tmp_path / "run", epochs=1, batch_size=128)
     assert run.folder.limit() is None
+    assert "its limit" not in run.folder.report_path.read_text()
+    monkeypatch.setattr("convatlas.api.roof_here", roof)
+    monkeypatch.setattr("convatlas.api.reached", broken)
+    run.folder.report_path.unlink()
+    resume(run.folder.path)
+    assert run.folder.limit() is None
+    assert run.folder.report_path.exists()
+
+
+def test_another_machines_limit_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convatlas.api.roof_here", roof)
+    run = convatlas.train("digits", "lenet5", out=tmp_path / "run", epochs=1, batch_size=128)
+    assert limit_of(run.folder.limit()) is not None
+    lines = [line | {"processor": "abacus"} for line in run.folder.timing()]
+    run.folder.timing_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _note_limit(run.folder)
+    assert run.folder.limit() is None
+    run.folder.limit_path.write_text("{")
+    write_report(run.folder)
     assert "its limit" not in run.folder.report_path.read_text()
 
 

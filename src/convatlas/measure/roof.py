@@ -40,8 +40,8 @@ GLANCE = 2.0  # of `roof_here`: on a quiet machine its medians are within 5 % of
 STEADY, STEADY_RUNS = (
     0.15,
     5,
-)  # the distance of quartiles over the median, and runs, of a machine that is quiet
-LEAST_STREAM = 2**24  # bytes of a tensor, below which no memory is measured but caches
+)  # the distance of quartiles over the median, and runs, of what can be kept
+LEAST_FREE = 2**30  # bytes of memory that have to be free for it
 ROUNDS = 25
 LEAST = 0.01  # seconds that one call of a kernel should take: below, the clock and the call itself count
 CACHES = 4  # times the largest cache: the size of a tensor that fits in none
@@ -84,7 +84,7 @@ class Roof:
 
     @property
     def steady(self) -> bool:
-        """Whether every kernel ran often enough, and its quartiles lie close together: the machine was quiet."""
+        """Whether every kernel ran often enough, and its quartiles lie close together: nothing came and went."""
         return all(
             rate.runs >= STEADY_RUNS and rate.high - rate.low <= STEADY * rate.per_second
             for rate in self.rates.values()
@@ -145,6 +145,7 @@ def measure_roof(seconds: float = SECONDS, say: Callable[[str], object] = lambda
     if not seconds > 0:
         raise UsageError(f"a machine is measured in more than no time, not in {seconds} s.")
     begin = time.perf_counter()
+    size = _stream_bytes()
     with torch.no_grad():
         kernels: dict[str, Kernel] = {}
         for dtype in DTYPES:
@@ -154,7 +155,7 @@ def measure_roof(seconds: float = SECONDS, say: Callable[[str], object] = lambda
             )
             kernels[f"conv {dtype}"] = _grown(lambda n, dtype=dtype: _conv(2**n, DTYPES[dtype]), range(6))
         say("filling the memory")
-        kernels |= _streams(_stream_bytes())
+        kernels |= _streams(size)
         for kernel in kernels.values():
             kernel.run()
         say("timing all of them in turn")
@@ -206,10 +207,11 @@ def _stream_bytes() -> int:
     """Bytes of a tensor that fits in no cache of this machine, at most an eighth of the memory that is free."""
     caches = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     largest = max(map(_cache_bytes, caches), default=0)
-    size = min(max(2**28, CACHES * largest), free_memory() // 8) // 4 * 4
-    if size < LEAST_STREAM:
-        raise ResourceError(f"{8 * LEAST_STREAM:,} bytes of memory have to be free to measure a machine.")
-    return size
+    if (free := free_memory()) < LEAST_FREE:
+        raise ResourceError(
+            f"to measure a machine {LEAST_FREE:,} bytes of memory have to be free, not {free:,}."
+        )
+    return min(max(2**28, CACHES * largest), free // 8) // 4 * 4
 
 
 def _cache_bytes(file: Path) -> int:
@@ -274,8 +276,8 @@ def kept_roof(path: Path | None = None) -> Roof:
 def roof_here() -> Roof | None:
     """The roof of this machine as it was kept; else it is measured in two seconds, and kept where that can be.
 
-    None where the measurement wavers, as it does beside other programs, and where there is no memory for it: it is not
-    kept then, and the next call tries again. `keep_roof(measure_roof())` takes its time and whatever it finds.
+    None where the measurement wavers, as it mostly does beside other programs, and where there is no memory for it: it
+    is not kept then, and the next call tries again. `keep_roof(measure_roof())` takes its time and whatever it finds.
     """
     try:
         return kept_roof()

@@ -31,7 +31,8 @@ def pace(timing: Sequence[Mapping[str, Any]], decided: Mapping[str, Any]) -> dic
 def _advice(decided: Mapping[str, Any]) -> str:
     """What makes data come faster, as far as it has not been done; of small images, what is waited for."""
     typical = ((decided.get("data") or {}).get("sizes") or {}).get("median")
-    if typical and max(typical) <= SMALL_SIDE:
+    input_size = (decided.get("preprocessing") or {}).get("size")
+    if typical and input_size and max(*typical, *input_size) <= SMALL_SIDE:
         return "Images this small are kept in memory: what takes the time is to augment them."
     cores = (decided.get("machine") or {}).get("cores")
     workers = decided.get("workers")

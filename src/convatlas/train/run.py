@@ -149,6 +149,11 @@ class RunFolder:
         return self.path / "timing.jsonl"
 
     @property
+    def limit_path(self) -> Path:
+        """How close the run came to what the machine can do."""
+        return self.path / "limit.json"
+
+    @property
     def report_path(self) -> Path:
         """The report."""
         return self.path / "report.html"
@@ -183,13 +188,19 @@ class RunFolder:
         return _lines(self.timing_path)
 
     def limit(self) -> dict[str, Any] | None:
-        """limit.json, or None where nothing is known of it."""
-        path = self.path / "limit.json"
-        return read_json(path, max_bytes=2**20) if path.exists() else None
+        """limit.json, or None where nothing is known of it, or it is damaged: nothing depends on it."""
+        try:
+            return read_json(self.limit_path, max_bytes=2**20) if self.limit_path.exists() else None
+        except BadCheckpoint:
+            return None
 
     def write_limit(self, value: dict[str, Any]) -> None:
         """Write limit.json."""
-        write_json(self.path / "limit.json", value)
+        write_json(self.limit_path, value)
+
+    def forget_limit(self) -> None:
+        """Remove limit.json, if it is there."""
+        self.limit_path.unlink(missing_ok=True)
 
     def evaluation(self, split: str) -> dict[str, Any] | None:
         """evaluation/SPLIT.json, or None if that split was not evaluated."""
