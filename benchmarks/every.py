@@ -31,8 +31,6 @@ FILES: Mapping[str, bool] = {  # in this order, and whether it needs real pictur
     "epochs": True,
     "accuracy": True,
 }
-
-
 BY_PARTS = ("speed", "accuracy")  # which go on where they stopped, and begin anew only if they are told to
 
 

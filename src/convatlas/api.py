@@ -269,10 +269,7 @@ def _reported(folder: RunFolder, data: Data, *, alone_before: bool) -> Run:
 
 def _note_limit(folder: RunFolder) -> None:
     """How close the run came to what this machine can do, into its folder, if that can be told."""
-    epochs = epochs_here(folder.timing())
-    if not epochs:  # what may be there is another machine's
-        folder.forget_limit()
-        return
     with suppress(Exception):  # a by-product: whatever it meets, the run has its report
-        if roof := roof_here():
+        folder.forget_limit()  # what may be there is another machine's
+        if (epochs := epochs_here(folder.timing())) and (roof := roof_here()):
             folder.write_limit(reached(folder.read_run(), epochs, roof).to_json())

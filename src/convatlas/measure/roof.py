@@ -37,10 +37,8 @@ from convatlas.weights.official import cache_folder
 FORMAT = 1
 SECONDS = 20.0  # of `measure_roof`
 GLANCE = 2.0  # of `roof_here`: on a quiet machine its medians are within 5 % of the longer measurement's
-STEADY, STEADY_RUNS = (
-    0.15,
-    5,
-)  # the distance of quartiles over the median, and runs, of what can be kept
+STEADY = 0.15  # distance of the quartiles over the median, at most, of what `roof_here` keeps
+STEADY_RUNS = 5  # runs of it, at least
 LEAST_FREE = 2**30  # bytes of memory that have to be free for it
 ROUNDS = 25
 LEAST = 0.01  # seconds that one call of a kernel should take: below, the clock and the call itself count
