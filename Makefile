@@ -1,8 +1,9 @@
 # make demo   trains LeNet-5 on handwritten digits and says where the report is
 # make test   the tests; make test-release adds the slow ones and a release's figures
 # make lint   style and types;  make docs  the pages;  make clean
-# make bench  what is missing of the tables that docs/speed_results.py writes, or all with AGAIN=1: DATA=... holds the
-#             pictures, ONLY=... is a pattern of cells of speed; make bench-inspection runs one file of benchmarks/ with ARGS=...
+# make bench  what is missing of the tables that docs/speed_results.py writes; SINCE=2026-11-30: what is older, too;
+#             AGAIN=1: all. DATA=... holds the pictures, ONLY=... is a pattern of cells of speed; make bench-inspection
+#             runs one file of benchmarks/ with ARGS=...
 # Everything happens in $(VENV), which the first command makes. PYTHON=... chooses the interpreter.
 
 VENV ?= .venv
@@ -32,7 +33,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/$(if $(ONLY),speed.py --only '$(ONLY)',every.py) $(if $(DATA),--data '$(DATA)') $(if $(AGAIN),--again)
+	$(BIN)/python benchmarks/$(if $(ONLY),speed.py --only '$(ONLY)',every.py) $(if $(DATA),--data '$(DATA)') $(if $(SINCE),--since '$(SINCE)') $(if $(AGAIN),--again)
 	$(BIN)/python docs/speed_results.py
 
 bench-%: $(VENV)/.bench

@@ -1,32 +1,33 @@
 """Whole epochs of a standard ResNet-18 on CIFAR-10, in turn: through our loop, and through torchvision's in fp32.
 
     pip install -e '.[bench]'
-    python benchmarks/epochs.py [--data DATA] [--epochs 3] [--seed 0] [--limit IMAGES]
+    python benchmarks/epochs.py [--data DATA] [--epochs 3] [--seed 0] [--again] [--limit IMAGES]
 
 ResNet-18 with a 3x3 stem and no max-pooling, as recipes for CIFAR-10 have it (11.2 M parameters, 557 M multiply-adds an
 image): torchvision's network in torchvision's loop, ours in ours, by the recipe of loops.py, with a warm-up over a
 fifth of the steps, its cosine ending with the last epoch. 5,000 of the 50,000 training images are val, the same for
 both; test images are not looked at. Each side is a process, stopped while the other trains one epoch; the seconds are
-those from the beginning of an epoch to the end of its last step, by the clock: the start of workers and the checkpoint
-of the epoch before are in them, validation is not. Writes `benchmarks/results/epochs-DATE.json`: 40 minutes on two
-cores for three epochs. `--limit` takes so many images only, to see that it works, and writes nothing. Measured, never
-asserted.
+those from the beginning of an epoch to the end of its last step, by the clock: the start of workers is in them,
+validation and the checkpoint are not. Writes `benchmarks/results/epochs-DATE.json`: 40 minutes on two
+cores for three epochs, and what was stopped goes on after the last whole epoch of each side (four and eight minutes).
+`--limit` takes so many images only, to see that it works, and writes nothing. Measured, never asserted.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from loops import BATCH, LR, SIDES, Pace, limited, ours, torchvision
+from record import HERE, RESULTS, append, ceiling, dated, read
 from torch import nn
 from torchvision.models import resnet18
 
@@ -34,10 +35,7 @@ from convatlas.bench.gate import Pipe, resident
 from convatlas.bench.pool import Side, channel, given_environment
 from convatlas.cli.process import SPINS
 from convatlas.data import Data, open_data
-from convatlas.measure.machine import machine, versions
-from convatlas.measure.roof import measure_roof
 
-RESULTS = Path(__file__).parent / "results"
 WARMUP = 0.2  # without one, a rate of 0.1 throws the first steps so far off that three epochs are luck
 PATIENCE = 3600.0  # seconds for one epoch
 
@@ -60,19 +58,22 @@ def images(wish: Mapping[str, Any]) -> Data:
 
 
 class InTurn(Pace):
-    """Waits for a word before each epoch, and answers after its validation."""
+    """Waits for a word before each epoch, and answers when its checkpoint is written."""
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__()
-        self.pipe, self.ready = pipe, False
+        self.pipe, self.ready, self.told = pipe, False, dict[str, Any]()
         self.begin = self.seconds = 0.0
         self.images = 0
 
+    def answer(self) -> None:
+        """Say what the epoch behind us took and gave; at first, how the side computes and how many it has had."""
+        self.pipe.tell(self.told if self.ready else {"ready": {**self.facts, "done": self.done}})
+        self.ready = True
+
     def epoch(self) -> None:
         """Wait until it is our turn."""
-        if not self.ready:
-            self.pipe.tell({"ready": self.facts})
-            self.ready = True
+        self.answer()
         self.pipe.ask()
         self.begin, self.images = time.perf_counter(), 0
 
@@ -82,19 +83,23 @@ class InTurn(Pace):
         self.seconds = time.perf_counter() - self.begin
 
     def validated(self, accuracy: float) -> None:
-        """Say what the epoch took and gave."""
-        told = {"seconds": self.seconds, "images": self.images, "val": accuracy}
-        self.pipe.tell(told | {"peak_bytes": resident("VmHWM")})
+        """What is to be said."""
+        self.told = {"seconds": self.seconds, "images": self.images, "val": accuracy}
+        self.told |= {"peak_bytes": resident("VmHWM")}
 
 
 def side(descriptor: str) -> None:
     """Train one side, epoch by epoch as it is asked."""
     pipe, task = channel(descriptor)
     data, epochs, seed, pace = images(task), task["epochs"], task["seed"], InTurn(pipe)
+    kept = Path(task["kept"]) / task["side"]
     if task["side"] == "ours":
-        ours(data, "resnet18", {"stem": "3x3"}, epochs, seed, pace, warmup=WARMUP, own_process=True)
+        how: Mapping[str, Any] = {"warmup": WARMUP, "own_process": True, "kept": kept}
+        ours(data, "resnet18", {"stem": "3x3"}, epochs, seed, pace, **how)
     else:
-        torchvision(data, standard, epochs, seed, pace, warmup=WARMUP)
+        torchvision(data, standard, epochs, seed, pace, warmup=WARMUP, kept=kept)
+    pace.answer()
+    pipe.ask()  # stay, so that our time can be counted
 
 
 # --- in the process that asks ---------------------------------------------------------------------------
@@ -110,17 +115,21 @@ def opened(name: str, wish: Mapping[str, Any]) -> Side:
 
 
 def turns(sides: Mapping[str, Side], epochs: int) -> Iterator[dict[str, Any]]:
-    """Every epoch of every side; who is first changes from epoch to epoch."""
+    """Every epoch that a side has not behind it; who is first changes from epoch to epoch."""
     for epoch in range(epochs):
         for name in SIDES if epoch % 2 == 0 else SIDES[::-1]:
-            told, others = sides[name].turn({})
-            yield {"side": name, "epoch": epoch + 1, **told, "others": others}
+            if epoch >= sides[name].facts["done"]:
+                told, others = sides[name].turn({})
+                yield {"side": name, "epoch": epoch + 1, **told, "others": others}
 
 
-def ceiling() -> dict[str, float]:
-    """Multiply-adds a second of the convolutions that `convatlas bench` measures."""
-    rates = measure_roof(8.0).rates
-    return {kernel: rates[kernel].per_second for kernel in ("conv fp32", "conv bf16")}
+def counted(records: Iterable[dict[str, Any]], sides: Mapping[str, Side]) -> list[dict[str, Any]]:
+    """What was timed before, without epochs that a side must do again as it was stopped before its checkpoint."""
+    found = [record for record in records if record["epoch"] <= sides[record["side"]].facts["done"]]
+    for name, each in sides.items():
+        if each.facts["done"] != sum(record["side"] == name for record in found):
+            raise SystemExit(f"{name} has an epoch that was not timed; begin again with --again.")
+    return found
 
 
 def main(options: argparse.Namespace) -> None:
@@ -128,20 +137,31 @@ def main(options: argparse.Namespace) -> None:
     if options.data is None:
         raise SystemExit("CIFAR-10 is needed: --data DATA or CONVATLAS_DATA, a folder with cifar10.zip.")
     archive = str((options.data / "cifar10.zip").resolve())
+    kept = options.kept / f"epochs-{options.epochs}-{options.seed}-{options.limit}"
+    if options.again:
+        shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True, exist_ok=True)
     wish = {"data": archive, "limit": options.limit, "epochs": options.epochs, "seed": options.seed}
-    data, before, records = images(wish), ceiling(), list[dict[str, Any]]()
+    wish |= {"kept": str(kept.resolve())}
+    data, lines = images(wish), kept / "epochs.jsonl"
+    earlier = read(lines)
+    if "ceiling" not in earlier:
+        append(lines, {"cell": "ceiling", "before": ceiling()})
     with ExitStack() as stack:
         sides: dict[str, Side] = {}
         for name in SIDES:
             sides[name] = opened(name, wish)
             stack.callback(sides[name].close)
+        records = counted([record["epoch"] for name, record in earlier.items() if name != "ceiling"], sides)
         for record in turns(sides, options.epochs):
+            append(lines, {"cell": f"{record['side']}/{record['epoch']}", "epoch": record})
             records.append(record)
             print(json.dumps(record), flush=True)
-        facts = {name: each.facts for name, each in sides.items()}
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+        facts = {
+            name: {what: fact for what, fact in each.facts.items() if what != "done"}
+            for name, each in sides.items()
+        }
     report = {
-        "date": date,
         "command": f"python benchmarks/epochs.py --epochs {options.epochs} --seed {options.seed}",
         "what": "whole epochs of ResNet-18 with a 3x3 stem on CIFAR-10, in turn, and accuracy on val after each",
         "batch": BATCH,
@@ -151,16 +171,10 @@ def main(options: argparse.Namespace) -> None:
         "val_images": len(data.val),
         "facts": facts,
         "epochs": records,
-        "ceiling_macs_per_second": [before, ceiling()],
-        "machine": machine(),
-        "versions": versions(),
+        "ceiling_macs_per_second": [read(lines)["ceiling"]["before"], ceiling()],
     }
-    if options.limit:
-        print(json.dumps(report))
-        return
-    file = options.results / f"epochs-{date}.json"
-    file.write_text(json.dumps(report, indent=2) + "\n")
-    print(file)
+    print(json.dumps(report) if options.limit else dated("epochs", report, options.results))
+    shutil.rmtree(kept)
 
 
 if __name__ == "__main__":
@@ -169,6 +183,10 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0, help="so many images, and write nothing")
+    parser.add_argument(
+        "--again", action="store_true", help="begin anew, also if an earlier call was stopped"
+    )
+    parser.add_argument("--kept", type=Path, default=HERE / "unfinished")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     chosen = parser.parse_args()

@@ -1,13 +1,13 @@
 """The tables of the docs that `docs/speed_results.py` writes, measured again: what is missing, or all of them.
 
     pip install -e '.[bench,fast]'
-    python benchmarks/every.py [--data DATA] [--only PATTERN] [--again] [--list]
+    python benchmarks/every.py [--data DATA] [--only PATTERN] [--since DAY | --again] [--list]
 
 The cells of speed.py and the files beside it, one after the other; each writes a dated JSON into
-`benchmarks/results/`, and a file that has one is done. After them `docs/speed_results.py` makes the pages. Some hours
-on two cores; without --again, what was interrupted goes on with the same command. Not among them: the speedrun, which
-reads test images and has its commands on its page, the kernels of design/kernels.md (kernels.py), and what the rule
-knows (`convatlas/train/speed.json`). Measured, never asserted.
+`benchmarks/results/`, and a file that has one is done, with --since if it is not older. After them
+`docs/speed_results.py` makes the pages. Some hours on two cores; what was interrupted goes on with the same command,
+but --again, which begins everything anew. Not among them: the speedrun, which reads test images and has its commands
+on its page. Measured, never asserted.
 """
 
 from __future__ import annotations
@@ -25,18 +25,26 @@ RESULTS = HERE / "results"
 FILES: Mapping[str, bool] = {  # in this order, and whether it needs real pictures
     "speed": False,  # leaves out the cells of real pictures without them
     "startup": False,
+    "rule": False,
     "settings": False,
+    "kernels": False,
     "waiting": True,
     "feeding": True,
     "epochs": True,
     "accuracy": True,
 }
-BY_PARTS = ("speed", "accuracy")  # which go on where they stopped, and begin anew only if they are told to
+BY_CELLS = ("speed", "rule", "settings", "accuracy")  # which know what they have measured, and when
 
 
 def results(name: str, folder: Path = RESULTS) -> list[Path]:
     """The dated results of a file, the newest last."""
     return sorted(folder.glob(f"{name}-????-??-??.json"))
+
+
+def done(name: str, since: str) -> bool:
+    """Whether there is a result that is not older than that day."""
+    there = results(name)
+    return bool(there) and there[-1].stem[-len("2026-11-30") :] >= since
 
 
 def main(options: argparse.Namespace) -> int:
@@ -51,9 +59,10 @@ def main(options: argparse.Namespace) -> int:
             print(f"{name}{f'  {there[-1].name}' if there else ''}")
         elif FILES[name] and options.data is None:
             print(f"{name}: real pictures need --data DATA or CONVATLAS_DATA; left out.")
-        elif name == "speed" or options.again or not results(name):  # speed.py knows its cells itself
+        elif name == "speed" or options.again or not done(name, options.since):
             words = [sys.executable, str(HERE / f"{name}.py")]
-            words += ["--again"] if name in BY_PARTS and options.again else []
+            words += ["--again"] if name in (*BY_CELLS, "epochs") and options.again else []
+            words += ["--since", options.since] if name in BY_CELLS and options.since else []
             given = {} if options.data is None else {"CONVATLAS_DATA": str(options.data)}
             print(f"--- {name}", flush=True)
             failed += [name] if subprocess.call(words, env={**os.environ, **given}) else []
@@ -66,6 +75,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=os.environ.get("CONVATLAS_DATA") or None)
     parser.add_argument("--only", default="*", metavar="PATTERN", help="of the files, such as 'feeding'")
+    parser.add_argument(
+        "--since", default="", metavar="DAY", help="what is older than it, as 2026-11-30, is missing"
+    )
     parser.add_argument("--again", action="store_true", help="also those that are done")
     parser.add_argument(
         "--list", action="store_true", help="print the files with their newest results, and run none"

@@ -9,26 +9,23 @@ A minute on two cores; the result goes to `benchmarks/results/kernels-DATE.json`
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from record import dated
 
 from convatlas.kernels import compiled
-from convatlas.measure.machine import machine, versions
 from convatlas.models import create_model
 from convatlas.train.computed import arrange_memory, computed, laid_out
 from convatlas.train.params import optimizer
 from convatlas.train.recipes import recipes
 from convatlas.train.speed import Device, rule
 
-RESULTS = Path(__file__).parent / "results"
 STEPS, FIRST = 10, 2  # timed, and before them
 NETWORK, BATCH, SIZES = "speedrun_cifar", 500, (25, 28, 32)
 
@@ -77,18 +74,9 @@ def main() -> None:
     if not compiled.installed():
         raise SystemExit("There is nothing to compare without numba: pip install 'convatlas[fast]'.")
     rows = [measured(pixels) for pixels in SIZES]
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    file = RESULTS / f"kernels-{date}.json"
-    report = {
-        "date": date,
-        "spins": os.environ.get("GOMP_SPINCOUNT"),
-        "machine": machine(),
-        "versions": versions(),
-        "rows": rows,
-    }
-    file.write_text(json.dumps(report, indent=2) + "\n")
     for row in rows:
         print(json.dumps(row))
+    print(dated("kernels", {"spins": os.environ.get("GOMP_SPINCOUNT"), "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 SGD with momentum 0.9, weight decay 5e-4 on everything, batches of 128, shift by 4 px and mirror, a cosine from 0.1 to 0
 over all steps, on request after a linear warm-up from a hundredth; val after every epoch. Both see the same images, and
-validate on the same ones.
+validate on the same ones. With a folder to keep what they have, both go on after their last whole epoch, to the same
+bits.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +26,12 @@ from convatlas.bench import feeds
 from convatlas.bench.cell import Cell
 from convatlas.bench.peers import torchvision_epoch
 from convatlas.data import Data, Split
-from convatlas.train import Compute, Observer, RunFolder
+from convatlas.train import Compute, Observer, RunFolder, Safety
 
 BATCH, LR, MOMENTUM, DECAY = 128, 0.1, 0.9, 5e-4
 WARMUP_START = 0.01  # torchvision's --lr-warmup-decay
 SIDES = ("ours", "torchvision")
+WHOLE = Safety(checkpoint_seconds=1e9)  # nothing is saved within an epoch
 SETTINGS: dict[str, Any] = {
     "batch_size": BATCH,
     "optimizer": "sgd",
@@ -63,13 +67,17 @@ def limited(data: Data, images: int) -> Data:
 
 
 class Pace:
-    """Is told how a training goes, and may keep it waiting; this one does neither. `facts` say how it computes."""
+    """Is told how a training goes, and may keep it waiting; this one does neither.
+
+    `facts` say how it computes, `done` how many epochs it had behind it when it began.
+    """
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
+        self.done = 0
 
     def epoch(self) -> None:
-        """An epoch begins when this returns."""
+        """An epoch begins when this returns; what was before it is on the disk."""
 
     def step(self, images: int) -> None:
         """A step with so many images is over."""
@@ -88,14 +96,15 @@ def ours(
     *,
     warmup: float = 0.0,
     own_process: bool = False,
+    kept: Path | None = None,
 ) -> float:
     """Train one of our networks: accuracy on val, in [0, 1], after the last epoch.
 
     `warmup`: a share of all steps. `own_process`: the process is there for this alone, so its allocator may be set, as
-    `convatlas train` does.
+    `convatlas train` does. `kept`: a folder from which a training that was stopped goes on.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
+    with _folder(kept) as folder:
+        out = folder / "run"
         run = api.train(
             data,
             model,
@@ -104,7 +113,9 @@ def ours(
             options=options,
             settings={**SETTINGS, "epochs": epochs, "warmup": warmup},
             compute=Compute(own_process=own_process),
-            observer=_Led(pace, RunFolder(out), epochs),
+            safety=WHOLE,
+            auto_resume=True,
+            observer=_Led(pace, RunFolder(out)),
         )
         return [record for record in run.folder.metrics() if record["kind"] == "val"][-1]["top1"]
 
@@ -112,8 +123,8 @@ def ours(
 class _Led(Observer):
     """Leads our loop at a pace."""
 
-    def __init__(self, pace: Pace, folder: RunFolder, epochs: int) -> None:
-        self.pace, self.folder, self.epochs = pace, folder, epochs
+    def __init__(self, pace: Pace, folder: RunFolder) -> None:
+        self.pace, self.folder = pace, folder
 
     def started(self, *, steps: int, steps_per_epoch: int, epochs: int, step: int) -> None:
         """Also how it computes has been settled."""
@@ -123,6 +134,10 @@ class _Led(Observer):
             "layout": "channels-last" if speed["channels_last"] else "NCHW",
             "threads": torch.get_num_threads(),
         }
+        self.pace.done = step // steps_per_epoch
+
+    def begun(self, *, epoch: int) -> None:
+        """An epoch waits until it may begin."""
         self.pace.epoch()
 
     def stepped(self, *, step: int, epoch: int, loss: float, lr: float, images: int) -> None:
@@ -130,10 +145,8 @@ class _Led(Observer):
         self.pace.step(images)
 
     def evaluated(self, record: Mapping[str, Any]) -> None:
-        """The next epoch begins, if there is one."""
+        """An epoch is over, but for its checkpoint."""
         self.pace.validated(record["top1"])
-        if record["epoch"] < self.epochs:
-            self.pace.epoch()
 
 
 def torchvision(
@@ -144,34 +157,56 @@ def torchvision(
     pace: Pace,
     *,
     warmup: float = 0.0,
+    kept: Path | None = None,
 ) -> float:
     """Train a network as torchvision's training script does: accuracy on val, in [0, 1], after the last epoch.
 
-    `warmup`: a share of all steps.
+    `warmup`: a share of all steps. `kept`: a folder from which a training that was stopped goes on; as in the script,
+    a checkpoint is written after each epoch.
     """
     torch.manual_seed(seed)
     network = make()
     optimiser = torch.optim.SGD(network.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
     cell = Cell("", (3, 32, 32), len(data.classes), BATCH, True, data="cifar10", augmentation="shift")
     pace.facts = {"precision": "fp32", "layout": "NCHW", "threads": torch.get_num_threads()}
-    with tempfile.TemporaryDirectory() as folder:
-        held = {
-            split.name: _held(split, Path(folder) / f"{split.name}.npz") for split in (data.train, data.val)
-        }
+    with tempfile.TemporaryDirectory() as own, _folder(kept) as folder:
+        held = {split.name: _held(split, Path(own) / f"{split.name}.npz") for split in (data.train, data.val)}
         augmented = feeds.Held(held["train"], transforms.Compose(list(feeds.steps(cell))))
         plain = feeds.Held(held["val"], transforms.Compose(list(feeds.steps(cell))[-3:]))
         loader = torch.utils.data.DataLoader(
             augmented, BATCH, shuffle=True, drop_last=True, num_workers=feeds.workers(16)
         )
         rate = schedule(optimiser, epochs * len(loader), warmup)
-        accuracy = 0.0
-        for _ in range(epochs):
+        accuracy, saved = 0.0, folder / "checkpoint.pt"
+        parts = {"network": network, "optimiser": optimiser, "rate": rate}
+        if saved.exists():
+            told = torch.load(saved, weights_only=True)
+            for name, part in parts.items():
+                part.load_state_dict(told[name])
+            torch.set_rng_state(told["random"])
+            pace.done, accuracy = told["epoch"], told["val"]
+        for epoch in range(pace.done, epochs):
             pace.epoch()
             gate: Any = _Gate(pace, rate)
             torchvision_epoch(network, nn.CrossEntropyLoss(), optimiser, loader, gate, cell)
             accuracy = _accuracy(network, torch.utils.data.DataLoader(plain, 256))
             pace.validated(accuracy)
+            state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+            state |= {"epoch": epoch + 1, "val": accuracy, "random": torch.get_rng_state()}
+            torch.save(state, saved.with_suffix(".new"))
+            os.replace(saved.with_suffix(".new"), saved)
         return accuracy
+
+
+@contextmanager
+def _folder(kept: Path | None) -> Generator[Path]:
+    """The folder that is kept, or one for the moment."""
+    if kept is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept
 
 
 def schedule(

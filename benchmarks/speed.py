@@ -1,7 +1,8 @@
 """Training speed beside torchvision, timm and Lightning: every cell of the table in docs/speed-results.md.
 
     pip install -e '.[bench]'
-    python benchmarks/speed.py [--data DATA] [--only PATTERN] [--list] [--again] [--seconds S] [--rounds N]
+    python benchmarks/speed.py [--data DATA] [--only PATTERN] [--list] [--again] [--since DAY]
+                               [--seconds S] [--rounds N]
 
 A cell is a network with a batch, data (noise that is ready, or real pictures) and settings of the peers (their
 defaults, or bf16 autocast with channels-last); one more is about memory, with activations recomputed on our side. It
@@ -31,9 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+from record import HERE, RESULTS, append, read
+
 CELLS = HERE / "speed-cells.jsonl"
-RESULTS = HERE / "results"
 SECONDS, ROUNDS, LIMIT = 40.0, 7, 300.0
 PEERS = ("torchvision", "timm", "lightning")
 SETTINGS = ("default", "amp")  # of the peers
@@ -103,31 +104,10 @@ def where(data: str, folder: Path | None) -> str:
     return str(folder / {"mnist": "mnist", "cifar10": "cifar10.zip"}[data])
 
 
-def read(file: Path) -> dict[str, dict[str, Any]]:
-    """The last line of every cell; a line that was cut off by a kill is passed over."""
-    found: dict[str, dict[str, Any]] = {}
-    if file.exists():
-        for line in file.read_text().splitlines():
-            try:
-                record = json.loads(line)
-                found[record["cell"]] = record
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-    return found
-
-
-def append(file: Path, record: Mapping[str, Any]) -> None:
-    """One more line, on the disk before this returns; a torn last line is ended first."""
-    torn = file.exists() and file.stat().st_size > 0 and not file.read_bytes().endswith(b"\n")
-    with file.open("a") as out:
-        out.write(("\n" if torn else "") + json.dumps(record) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def done(record: Mapping[str, Any] | None) -> bool:
-    """Whether a cell has been run, and nobody else worked meanwhile."""
-    return record is not None and "result" in record and bool(record["result"]["quiet"])
+def done(record: Mapping[str, Any] | None, since: str = "") -> bool:
+    """Whether a cell has been run, since that day, and nobody else worked meanwhile."""
+    result = (record or {}).get("result")
+    return result is not None and result["quiet"] and result["measured"] >= since
 
 
 def run(cell: Cell, folder: Path | None, seconds: float, rounds: int) -> dict[str, Any]:
@@ -197,16 +177,16 @@ def main(options: argparse.Namespace) -> int:
         )
     for cell in chosen:
         if options.list:
-            print(f"{cell.name}{'  done' if done(found.get(cell.name)) else ''}")
+            print(f"{cell.name}{'  done' if done(found.get(cell.name), options.since) else ''}")
         elif cell.data != "synthetic" and options.data is None:
             print(f"{cell.name}: real pictures need --data DATA or CONVATLAS_DATA; left out.")
-        elif options.again or not done(found.get(cell.name)):
+        elif options.again or not done(found.get(cell.name), options.since):
             record = run(cell, options.data, options.seconds, options.rounds)
             append(options.cells, record)
             print(line(record), flush=True)
     names = [cell.name for cell in cells()]
     found = read(options.cells)
-    missing = [name for name in names if not done(found.get(name))]
+    missing = [name for name in names if not done(found.get(name), options.since)]
     if missing:
         print(f"{len(missing)} of {len(names)} cells are missing.")
     else:
@@ -220,6 +200,9 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="*", metavar="PATTERN", help="such as 'resnet18/*' or '*/default'")
     parser.add_argument("--list", action="store_true", help="print the cells, and run none")
     parser.add_argument("--again", action="store_true", help="also those that are done")
+    parser.add_argument(
+        "--since", default="", metavar="DAY", help="what is older than it, as 2026-11-30, is missing"
+    )
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for each side of a cell")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--cells", type=Path, default=CELLS)

@@ -11,7 +11,6 @@ asserted: a busy machine is slow.
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import signal
@@ -23,9 +22,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from convatlas.measure.machine import machine, versions
+from record import dated
 
-RESULTS = Path(__file__).parent / "results"
 PYTHON = [sys.executable]
 CONVATLAS = [sys.executable, "-m", "convatlas"]
 LONG = ("digits", "list", "import torch")  # what takes seconds
@@ -63,9 +61,7 @@ def main(runs: int) -> None:
         for name, command in COMMANDS.items():
             if number % 3 == 0 or not any(word in name for word in LONG):
                 times[name].append(seconds(command))
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
     result = {
-        "date": date,
         "command": f"python benchmarks/startup.py {runs}",
         "seconds": {
             name: {
@@ -76,13 +72,9 @@ def main(runs: int) -> None:
             }
             for name, each in times.items()
         },
-        "machine": machine(),
-        "versions": versions(),
     }
     print(json.dumps(result["seconds"], indent=2))
-    file = RESULTS / f"startup-{date}.json"
-    file.write_text(json.dumps(result, indent=2) + "\n")
-    print(file)
+    print(dated("startup", result))
 
 
 if __name__ == "__main__":

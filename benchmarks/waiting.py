@@ -12,8 +12,6 @@ cores. Measured, never asserted.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import subprocess
 import sys
@@ -21,11 +19,10 @@ import tempfile
 from pathlib import Path
 
 from photos import photos
+from record import RESULTS, dated
 
-from convatlas.measure.machine import machine, versions
 from convatlas.train import RunFolder
 
-RESULTS = Path(__file__).parent / "results"
 WORDS = ("--model", "resnet18", "--image-size", "224", "--set", "batch_size=16", "--accelerator", "cpu")
 
 
@@ -39,20 +36,13 @@ def main(options: argparse.Namespace) -> None:
         words = ["train", str(images), *WORDS, "--epochs", str(options.epochs), "--out", str(out)]
         subprocess.run([sys.executable, "-m", "convatlas", *words], check=True, stdout=sys.stderr)
         timing = [line for line in RunFolder(out).timing() if line.get("kind") == "epoch"]
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
     report = {
-        "date": date,
         "command": f"convatlas train PHOTOS {' '.join(WORDS)} --epochs {options.epochs}",
         "waiting_share": [line["waiting_share"] for line in timing],
         "epochs": timing,
-        "machine": machine(),
-        "versions": versions(),
     }
-    file = options.results / f"waiting-{date}.json"
-    file.write_text(json.dumps(report, indent=2) + "\n")
-    print(
-        "waited for", ", ".join(f"{share:.1%}" for share in report["waiting_share"]), "of each epoch;", file
-    )
+    waited = ", ".join(f"{share:.1%}" for share in report["waiting_share"])
+    print("waited for", waited, "of each epoch;", dated("waiting", report, options.results))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,13 @@ from statistics import median
 from typing import Any
 
 from convatlas.bench.race import geometric_mean
+from convatlas.train.speed import fastest, measurements
 
 HERE = Path(__file__).parent
-PAGES = tuple(HERE / name for name in ("speed-results.md", "speed.md", "data.md", "design/threads.md"))
+PAGES = tuple(
+    HERE / name
+    for name in ("speed-results.md", "speed.md", "data.md", "design/threads.md", "design/kernels.md")
+)
 RESULTS = HERE.parent / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- speed: (\w+) -->\n).*?(<!-- end of speed -->)", re.DOTALL)
 PEERS = ("torchvision", "timm", "lightning")
@@ -25,7 +29,9 @@ EPOCH, EPOCHS = 50_000, 30  # what is extrapolated to: all training images of CI
 MISSING = "Not measured yet.\n"
 OF = {  # which result a table is made of, where it is not `speed`
     **{name: name for name in ("accuracy", "epochs", "waiting", "startup", "feeding")},
-    **dict.fromkeys(("kept", "spins", "threads"), "settings"),
+    **dict.fromkeys(("rule", "kept", "threads", "depthwise"), "rule"),
+    "spins": "settings",
+    "kernels": "kernels",
 }
 Cells = Mapping[str, Mapping[str, Any]]
 
@@ -241,17 +247,132 @@ def _range(figure: Mapping[str, float], form: str) -> str:
     return f"({figure['slowest']:{form}}-{figure['fastest']:{form}})"
 
 
-def kept(report: Mapping[str, Any]) -> str:
-    """Images a second with freed memory given back, and kept."""
-    rates: dict[str, dict[str, float]] = {}
-    for row in report["kept"]:
-        words = f"`{row['network']}`, {row['pixels']}, {row['batch']}"
-        rates.setdefault(words, {})[row["way"]] = median(row["images_per_second"])
-    rows = [
-        [words, *(_rate(rate) for rate in of.values()), f"{of['kept'] / of['not kept']:.2f}"]
-        for words, of in rates.items()
+def rule(report: Mapping[str, Any]) -> str:
+    """Images a second of each way to compute a network, and whether the rule's own table says the same."""
+    rows: list[list[str]] = []
+    for row in report["rows"]:
+        rates = {_way(way): median(way["turns"]) for way in row["ways"] if "problem" not in way}
+        best = _best(row)
+        cells = [_rate(rates[way]) if way in rates else "" for way in WAYS]
+        bold = [f"**{text}**" if way == best else text for way, text in zip(WAYS, cells, strict=True)]
+        rows.append([_of(row), *bold])
+    return _numbers(("network, px, batch", *WAYS), rows) + _where(report) + f"\n{_agrees(report)}\n"
+
+
+def _way(way: Mapping[str, Any]) -> str:
+    """A way as a heading."""
+    words = "float32" if way["precision"] == "32" else "bf16"
+    words += " cl" * way["channels_last"] + ", compiled" * way.get("compile", False)
+    words += f", {way['float32']} in float32" if "float32" in way else ""
+    return words + ", one thread" * ("threads" in way)
+
+
+WAYS = ("float32", "float32 cl", "bf16", "bf16 cl", "bf16 cl, slow in float32", "bf16 cl, all in float32")
+WAYS += ("bf16 cl, compiled",)
+
+
+def _agrees(report: Mapping[str, Any]) -> str:
+    """How the table that the rule reads stands to this measurement."""
+    said = {(row["network"], row["batch"]): row for row in measurements()["rows"]}
+    same = 0
+    for row in report["rows"]:
+        known = said[row["network"], row["batch"]]["measured"]
+        same += _way(fastest([way for way in known if not way.get("compile")])) == _best(row)
+    dates = " and ".join(sorted({row["date"] for row in said.values()}))
+    return (
+        f"The rule reads figures of {dates}. By them {same} of these {len(report['rows'])} networks are computed as "
+        "was best here."
+    )
+
+
+def _best(row: Mapping[str, Any]) -> str:
+    """What a rule that reads this measurement would take on a processor with bf16."""
+    ways = [
+        {**way, "images_per_second": median(way["turns"])}
+        for way in row["ways"]
+        if "problem" not in way and not way.get("compile")
     ]
-    return _numbers(("network, px, batch", "not kept", "kept", ""), rows) + _where(report)
+    return _way(fastest(ways))
+
+
+def kept(report: Mapping[str, Any]) -> str:
+    """Images a second and peak memory, with freed memory given back, kept and trimmed."""
+    rows: list[list[str]] = []
+    for row in report["rows"]:
+        if "memory" not in row:
+            continue
+        of = {each["memory"]: each for each in row["memory"]}
+        rates = [median(of[memory]["turns"]) for memory in MEMORIES]
+        peaks = [f"{median(row['peak'][memory]) / 2**20:,.0f}" for memory in MEMORIES]
+        ratio = rates[MEMORIES.index("kept")] / rates[MEMORIES.index("usual")]
+        rows.append([_of(row), *(_rate(rate) for rate in rates), f"{ratio:.2f}", *peaks])
+    header = ("network, px, batch", *MEMORIES, "kept / usual", *(f"{memory}, MiB" for memory in MEMORIES))
+    return _numbers(header, rows) + _where(report)
+
+
+MEMORIES = ("usual", "kept", "trimmed")
+
+
+def threads(report: Mapping[str, Any]) -> str:
+    """Images a second of a small network with one thread and with all of them."""
+    rows: list[list[str]] = []
+    for row in report["rows"]:
+        rates = {_way(way): _rate(median(way["turns"])) for way in row["ways"] if "problem" not in way}
+        if f"{THREADS[0]}, one thread" in rates:
+            rows.append(
+                [_of(row), *(rates[words] for way in THREADS for words in (way, f"{way}, one thread"))]
+            )
+    header = (words for way in THREADS for words in (f"{way}, all threads", f"{way}, one thread"))
+    return _numbers(("network, px, batch", *header), rows) + _where(report)
+
+
+THREADS = ("float32 cl", "bf16 cl")
+
+
+def depthwise(report: Mapping[str, Any]) -> str:
+    """Time of a depthwise layer in bf16 over that in float32."""
+    ratios = {(row["kernel"], row["strided"]): row["bf16_over_float32"] for row in report["depthwise"]}
+    rows = [
+        [f"{kernel}x{kernel}", *(f"{ratios[kernel, strided]:.2f}" for strided in (False, True))]
+        for kernel in sorted({kernel for kernel, _ in ratios})
+    ]
+    return _numbers(("filter", "stride 1", "stride 2"), rows) + _where(report)
+
+
+def kernels(report: Mapping[str, Any]) -> str:
+    """Milliseconds of a step with compiled loops and without."""
+    rows: list[list[str]] = []
+    for row in report["rows"]:
+        steps = (f"{row[f'ms_{way}']['median']:.0f}" for way in ("with", "without"))
+        rows.append([f"{row['pixels']} px", *steps, f"{row['ratio']:.2f}"])
+    first = report["rows"][0]
+    return _numbers(
+        (f"`{first['network']}`, batches of {first['batch']}", "ms with", "ms without", "ratio"), rows
+    ) + _where(report)
+
+
+def resnet50(found: Cells) -> str:
+    """Peak memory of resnet50 beside torchvision's loop."""
+    rows: list[list[str]] = []
+    for name, words in (
+        ("resnet50/synthetic/default", "noise, by rule"),
+        ("resnet50/photos/default", "photographs, by rule"),
+        (f"resnet50/synthetic/{RECOMPUTE}", "noise, with `--checkpoint-activations`"),
+    ):
+        if name not in found:
+            continue
+        sides = found[name]["sides"]
+        peaks = [sides[side]["peak_bytes"] / 2**20 for side in ("convatlas", "torchvision")]
+        rate = sides["convatlas"]["images_per_second"]["median"]
+        rows.append([words, *(f"{peak:,.0f}" for peak in peaks), f"{peaks[0] / peaks[1]:.2f}", _rate(rate)])
+    header = (
+        "",
+        "convatlas, MiB",
+        "torchvision's loop in float32, MiB",
+        "ours / torchvision's",
+        "images/s, ours",
+    )
+    return _numbers(header, rows)
 
 
 def spins(report: Mapping[str, Any]) -> str:
@@ -266,14 +387,8 @@ def spins(report: Mapping[str, Any]) -> str:
     return _numbers(("", *columns), rows) + _where(report)
 
 
-def threads(report: Mapping[str, Any]) -> str:
-    """Images a second of a small network with one thread and with all of them."""
-    rates: dict[str, dict[str, float]] = {}
-    for row in report["threads"]:
-        words = f"`{row['network']}`, {row['pixels']}, {row['batch']}"
-        rates.setdefault(words, {})[row["way"]] = median(row["images_per_second"])
-    rows = [[words, *(_rate(rate) for rate in of.values())] for words, of in rates.items()]
-    return _numbers(("network, px, batch", *next(iter(rates.values()))), rows) + _where(report)
+def _of(row: Mapping[str, Any]) -> str:
+    return f"`{row['network']}`, {row['pixels']}, {row['batch']}"
 
 
 def _numbers(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -298,9 +413,13 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "machine": machine,
     "accuracy": accuracy,
     "feeding": feeding,
+    "rule": rule,
     "kept": kept,
-    "spins": spins,
     "threads": threads,
+    "depthwise": depthwise,
+    "resnet50": lambda report: resnet50(cells(report)),
+    "spins": spins,
+    "kernels": kernels,
 }
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
+import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,16 +21,18 @@ import pytest
 import torch
 from PIL import Image
 
+from convatlas import api
 from convatlas.bench.cell import Cell
 from convatlas.bench.pool import Block
 from convatlas.bench.race import Laps
 from convatlas.bench.result import Result
 from convatlas.cli.target import resolve
+from convatlas.data import open_data
 from convatlas.measure.roof import KERNELS, Rate, Roof
 from convatlas.measure.roofline import roofline
 from convatlas.models import create_model
 from convatlas.train import schedule
-from convatlas.train.speed import Speed
+from convatlas.train.speed import Device, Speed, measurements, rule
 from convatlas.train.tune import Trial, Tuning
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +86,7 @@ def result(
 
 def options(folder: Path, **given: Any) -> argparse.Namespace:
     usual = {"data": folder, "only": "*", "list": False, "again": False, "seconds": 1.0, "rounds": 1}
+    usual |= {"since": ""}
     return argparse.Namespace(**{**usual, "cells": folder / "cells.jsonl", "results": folder, **given})
 
 
@@ -206,8 +212,8 @@ def test_the_standard_network_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 class Alternating:
     """A side that answers at once, and writes down that it was asked."""
 
-    def __init__(self, name: str, asked: list[str]) -> None:
-        self.name, self.asked = name, asked
+    def __init__(self, name: str, asked: list[str], done: int = 0) -> None:
+        self.name, self.asked, self.facts = name, asked, {"done": done}
 
     def turn(self, wish: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
         self.asked.append(self.name)
@@ -221,6 +227,26 @@ def test_epochs_are_trained_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     records = list(epochs.turns(sides, 3))
     assert asked == ["ours", "torchvision", "torchvision", "ours", "ours", "torchvision"]
     assert [record["epoch"] for record in records] == [1, 1, 2, 2, 3, 3]
+
+
+def test_epochs_go_on_where_each_side_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours was stopped before its second epoch was on the disk, torchvision behind it."""
+    epochs = script("benchmarks/epochs.py", monkeypatch)
+    asked: list[str] = []
+    sides = {"ours": Alternating("ours", asked, 1), "torchvision": Alternating("torchvision", asked, 2)}
+    before = [
+        {"side": side, "epoch": epoch, "seconds": 3.0} for epoch in (1, 2) for side in ("ours", "torchvision")
+    ]
+    found = epochs.counted(before, sides)
+    assert [(record["side"], record["epoch"]) for record in found] == [
+        ("ours", 1),
+        ("torchvision", 1),
+        ("torchvision", 2),
+    ]
+    assert [record["epoch"] for record in epochs.turns(sides, 3)] == [2, 3, 3]
+    assert asked == ["ours", "ours", "torchvision"]
+    with pytest.raises(SystemExit, match="torchvision has an epoch that was not timed"):
+        epochs.counted(before[:2], sides)
 
 
 # --- the page -------------------------------------------------------------------------------------------
@@ -277,28 +303,56 @@ def test_accuracies_are_told(page: ModuleType) -> None:
     )
 
 
-def test_both_loops_train_epochs_in_processes_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    random = np.random.default_rng(0)
-    with zipfile.ZipFile(tmp_path / "cifar10.zip", "w") as archive:
-        for number in range(160):
-            with archive.open(f"train/{number % 10}/{number}.png", "w") as file:
+def cifar(folder: Path) -> Path:
+    """160 pictures as CIFAR-10's archive has them."""
+    random, path = np.random.default_rng(0), folder / "cifar10.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for image in range(160):
+            with archive.open(f"train/{image % 10}/{image}.png", "w") as file:
                 Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file, "png")
+    return path
+
+
+@pytest.mark.parametrize(("number", "stop"), [(2, 3), (3, 5)])
+def test_both_loops_train_epochs_in_processes_of_their_own(
+    number: int,
+    stop: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also when they are stopped as one side has all its epochs behind it, and the other one has one before it."""
+    cifar(tmp_path)
     epochs = script("benchmarks/epochs.py", monkeypatch)
     monkeypatch.setattr(epochs, "ceiling", dict)
-    epochs.main(argparse.Namespace(data=tmp_path, epochs=2, seed=0, limit=140, results=tmp_path))
+    chosen = argparse.Namespace(
+        data=tmp_path, epochs=number, seed=0, limit=140, results=tmp_path, kept=tmp_path / "kept", again=False
+    )
+    turns = epochs.turns
+
+    def stopped(sides: Mapping[str, Any], _: int) -> Iterator[dict[str, Any]]:
+        yield from itertools.islice(turns(sides, number), stop)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "turns", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            epochs.main(chosen)
+    epochs.main(chosen)
     *records, told = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert [(record["side"], record["epoch"]) for record in records] == [
         ("ours", 1),
         ("torchvision", 1),
         ("torchvision", 2),
         ("ours", 2),
-    ]
+        ("ours", 3),
+        ("torchvision", 3),
+    ][: 2 * number]
     assert all(record["images"] == 128 and 0 <= record["val"] < 1 for record in records)
     assert told["facts"]["torchvision"]["precision"] == "fp32"
     assert (told["train_images"], told["val_images"]) == (140, 20)
     assert not list(tmp_path.glob("*.json"))  # so few images are no measurement
+    assert not list((tmp_path / "kept").iterdir())  # nothing is left unfinished
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.2])
@@ -384,18 +438,67 @@ def setting(way: str, rates: list[float], **more: Any) -> dict[str, Any]:
     return {"network": "resnet18", "pixels": 224, "batch": 16, "way": way, "images_per_second": rates, **more}
 
 
+def way(precision: str, last: bool, *turns: float, **more: Any) -> dict[str, Any]:
+    return {"precision": precision, "channels_last": last, "turns": list(turns), **more}
+
+
+def memory(**kinds: tuple[int, list[float]]) -> dict[str, Any]:
+    return {
+        "memory": [{"memory": kind, "turns": turns} for kind, (_, turns) in kinds.items()],
+        "peak": {kind: [0, mib * 2**20, 2**60] for kind, (mib, _) in kinds.items()},
+    }
+
+
+WHEN = {"measured": "2026-11-21T08:00:00+00:00", "others": 0.0}
+RULE = {
+    "date": "2026-11-21",
+    "machine": {"processor": "abacus", "cores": 2},
+    "versions": {"torch": "2.14.1+cu130"},
+    "bf16": True,
+    "rows": [
+        {
+            "network": "lenet5", "pixels": 32, "batch": 32, "macs": 416520, "depthwise": False, "ways_beside": WHEN,
+            "ways": [
+                way("32", True, 70.0, 90.0, 80.0), way("32", True, 50.0, threads=1), way("32", False, 40.0),
+                way("bf16", True, 60.0), way("bf16", True, 55.0, threads=1), way("bf16", True, 200.0, compile=True),
+            ],
+        },
+        {
+            "network": "mobilenet_v2", "pixels": 224, "batch": 16, "macs": 300774272, "depthwise": True,
+            "ways_beside": WHEN,
+            "ways": [
+                way("32", True, 50.0), way("bf16", True, 40.0), way("bf16", True, 80.0, float32="slow"),
+                way("bf16", True, 90.0, float32="all", problem="its loss is 7, in float32 2"),
+                {"precision": "bf16", "channels_last": False, "problem": "RuntimeError: no"},
+            ],
+            **memory(usual=(400, [50.0]), kept=(500, [60.0, 70.0]), trimmed=(450, [64.5])),
+        },
+    ],
+    "depthwise": [
+        {"kernel": 3, "strided": False, "bf16_over_float32": 0.59},
+        {"kernel": 3, "strided": True, "bf16_over_float32": 4.7},
+    ],
+}  # fmt: skip
 SETTINGS = {
     "date": "2026-11-21",
     "machine": {"processor": "abacus", "cores": 2},
-    "kept": [setting("not kept", [40.0, 50.0, 60.0]), setting("kept", [55.0, 65.0, 60.0])],
     "waiting": [
         setting("spins", [61.0, 59.0], beside="idle"),
         setting("none", [62.0, 62.0], beside="idle"),
         setting("spins", [20.0, 10.0], beside="busy"),
         setting("none", [40.0, 30.0], beside="busy"),
     ],
-    "threads": [setting("float32, all threads", [90.0]), setting("float32, one thread", [70.0])],
 }
+KERNELS = {
+    "date": "2026-11-21",
+    "machine": {"processor": "abacus", "cores": 2},
+    "rows": [
+        {
+            "network": "speedrun_cifar", "batch": 500, "pixels": 25, "ratio": 1.098,
+            "ms_with": {"median": 295.7}, "ms_without": {"median": 324.7},
+        }
+    ],
+}  # fmt: skip
 
 
 def test_feeding_is_told(page: ModuleType) -> None:
@@ -407,13 +510,29 @@ def test_feeding_is_told(page: ModuleType) -> None:
 
 
 def test_settings_are_told(page: ModuleType) -> None:
-    assert "| `resnet18`, 224, 16 | 50 | 60 | 1.20 |" in page.kept(SETTINGS)
     told = page.spins(SETTINGS)
     assert "|  | `resnet18`, batches of 16 | `resnet18`, batches of 16, busy |" in told
     assert "| spins | 60 | 10, 20 |" in told
     assert "| none | 62 | 30, 40 |" in told
-    assert "| `resnet18`, 224, 16 | 90 | 70 |" in page.threads(SETTINGS)
     assert "abacus, 2 cores, 2026-11-21." in told
+    assert "| 25 px | 296 | 325 | 1.10 |" in page.kernels(KERNELS)
+
+
+def test_the_rule_is_told(page: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = page.rule(RULE)
+    assert "| `lenet5`, 32, 32 | 40 | **80** |  | 60 |  |  | 200 |" in told
+    assert "| `mobilenet_v2`, 224, 16 |  | 50 |  | 40 | **80** |" in told
+    assert page.threads(RULE).splitlines()[2:3] == ["| `lenet5`, 32, 32 | 80 | 50 | 60 | 55 |"]
+    assert "| `mobilenet_v2`, 224, 16 | 50 | 65 | 64.5 | 1.30 | 400 | 500 | 450 |" in page.kept(RULE)
+    assert "| 3x3 | 0.59 | 4.70 |" in page.depthwise(RULE)
+    known = [
+        {**row, "date": "2026-11-20", "measured": [{**way("32", True), "images_per_second": 1}]}
+        for row in RULE["rows"]
+    ]
+    monkeypatch.setattr(page, "measurements", lambda: {"rows": known})
+    assert "figures of 2026-11-20. By them 1 of these 2 networks are computed as was best here" in page.rule(
+        RULE
+    )
 
 
 def test_the_pages_are_filled_and_checked(
@@ -425,6 +544,7 @@ def test_the_pages_are_filled_and_checked(
     assert all("<!--" not in page.BLOCK.sub("", text) for text in texts)  # every mark is one that is filled
     reports = {"speed": report(speed), "accuracy": ACCURACY, "epochs": EPOCHS}
     reports |= {"waiting": WAITING, "startup": STARTUP, "feeding": FEEDING, "settings": SETTINGS}
+    reports |= {"rule": RULE, "kernels": KERNELS}
     monkeypatch.setattr(page, "newest", lambda what: reports[what])
     files = [tmp_path / file.name for file in page.PAGES]
     monkeypatch.setattr(page, "PAGES", files)
@@ -461,55 +581,211 @@ def test_what_is_measured_is_not_measured_again(
         assert env["CONVATLAS_DATA"] == str(tmp_path)
         return int(ran[-1] == "epochs")
 
+    def told(**given: Any) -> argparse.Namespace:
+        usual = {"only": "*", "data": tmp_path, "again": False, "list": False, "since": ""}
+        return argparse.Namespace(**{**usual, **given})
+
     monkeypatch.setattr(every.subprocess, "call", call)
     monkeypatch.setattr(
-        every, "results", lambda name: [Path("x.json")] if name in ("speed", "feeding") else []
+        every, "results", lambda name: [Path("x-2026-11-21.json")] if name in ("speed", "feeding") else []
     )
-    chosen = argparse.Namespace(only="*", data=tmp_path, again=False, list=False)
-    assert every.main(chosen) == 1
+    assert every.main(told()) == 1
     assert ran == [name for name in every.FILES if name != "feeding"]
     assert "not done: epochs" in capsys.readouterr().out
     ran.clear()
-    assert every.main(argparse.Namespace(only="[fs]*", data=tmp_path, again=True, list=False)) == 0
-    assert ran == ["speed --again", "startup", "settings", "feeding"]
+    assert every.main(told(only="[fs]*", again=True)) == 0
+    assert ran == ["speed --again", "startup", "settings --again", "feeding"]
     ran.clear()
-    assert every.main(argparse.Namespace(only="feeding", data=None, again=True, list=False)) == 0
+    assert every.main(told(only="[fs]*", since="2026-11-21")) == 0
+    assert ran == ["speed --since 2026-11-21", "startup", "settings --since 2026-11-21"]
+    ran.clear()
+    assert every.main(told(only="feeding", since="2026-11-22")) == 0
+    assert ran == ["feeding"]
+    ran.clear()
+    assert every.main(told(only="feeding", data=None, again=True)) == 0
     assert not ran
     assert "feeding: real pictures need --data DATA" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no file is called 'fedding'"):
-        every.main(argparse.Namespace(only="fedding", data=None, again=True, list=False))
+        every.main(told(only="fedding"))
+
+
+@pytest.fixture
+def rule_of(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return script("benchmarks/rule.py", monkeypatch)
+
+
+def test_the_rule_is_measured_cell_by_cell(
+    rule_of: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trials themselves are those of `--tune full`, and tested there."""
+    asked: list[tuple[list[Speed], Mapping[str, Any]]] = []
+
+    def measured(tried: list[Speed], job: Mapping[str, Any]) -> Tuning:
+        assert os.environ["GOMP_SPINCOUNT"] == "10000"
+        asked.append((tried, job))
+        rates = [(2.0, 6.0 + number, 90.0) for number in range(len(tried))]
+        return Tuning(tuple(map(Trial, tried, rates)), tried[0])
+
+    monkeypatch.setattr(rule_of, "NETWORKS", {"lenet5": (32, 256, ""), "mobilenet_v2": (224, 16, "")})
+    monkeypatch.setattr(rule_of, "measured", measured)
+    monkeypatch.setattr(rule_of, "observed", lambda work: {**WHEN, **OBSERVED, **work()})
+    monkeypatch.setattr(rule_of.subprocess, "check_output", lambda words, **_: str(len(words[-1])))
+    monkeypatch.setattr(rule_of, "depthwise_layers", lambda: {"depthwise": RULE["depthwise"]})
+    wish: dict[str, Any] = {"cells": tmp_path / "cells.jsonl", "results": tmp_path, "adopt": False}
+    assert rule_of.main(options(tmp_path, **wish, only="*lenet5*")) == 0
+    assert [len(tried) for tried, _ in asked] == [6, 6]
+    assert [job["shape"] for _, job in asked] == [(32, 1, 32, 32), (256, 1, 32, 32)]
+    assert rule_of.main(options(tmp_path, **wish)) == 0
+    assert [len(tried) for tried, _ in asked[2:]] == [6, 3]
+    assert [speed.memory for speed in asked[-1][0]] == ["usual", "kept", "trimmed"]
+    kept = [len(speed.float32) for speed in asked[-2][0]]
+    assert kept[:4] == [0, 0, 0, 0]
+    assert 0 < kept[4] < kept[5] == 17
+    told = json.loads((tmp_path / "rule-2026-11-21.json").read_text())
+    assert [row["batch"] for row in told["rows"]] == [32, 256, 16]
+    assert told["rows"][2]["macs"] == 300774272
+    assert told["rows"][2]["memory"][1] == {"memory": "kept", "turns": [2.0, 7.0, 90.0]}
+    assert told["rows"][2]["peak"] == {"usual": [5, 5, 5], "kept": [4, 4, 4], "trimmed": [7, 7, 7]}
+    assert rule_of.main(options(tmp_path, **wish)) == 0
+    assert len(asked) == 4  # nothing was missing
+    assert rule_of.main(options(tmp_path, **wish, only="mobilenet_v2/16/ways", since="2026-11-22")) == 0
+    assert len(asked) == 5
+    assert "10 of 4" not in capsys.readouterr().out
+    table = tmp_path / "speed.json"
+    assert rule_of.main(options(tmp_path, **{**wish, "adopt": True}, table=table)) == 0
+    network = create_model("mobilenet_v2")
+    found = rule(network, (16, 3, 224, 224), Device("cpu", bf16=True), table=json.loads(table.read_text()))
+    assert (len(found.float32), found.memory) == (17, "kept")
+    with pytest.raises(SystemExit, match="no cell is called"):
+        rule_of.main(options(tmp_path, **wish, only="lenet6/*"))
+
+
+OBSERVED = {"ceiling_macs_per_second": {"conv bf16": 5e11}, "seconds": 1.0}
+
+
+def test_a_result_becomes_the_table_of_the_rule(rule_of: ModuleType) -> None:
+    table = rule_of.adopted(RULE)
+    assert json.loads(rule_of.written(table)) == table
+    small, mobile = table["rows"]
+    assert [each["images_per_second"] for each in small["measured"]] == [80, 50, 40, 60, 55, 200]
+    assert all(each["memory"] == "kept" for each in small["measured"])
+    assert [each["memory"] for each in mobile["measured"]] == ["kept", "kept", "trimmed"]  # two had problems
+    assert mobile["measured"][2]["float32"] == "slow"
+    assert table["machine"] == "2 cores of an abacus with bf16 arithmetic"
+    assert table["torch"] == "2.14.1"
+    row = RULE["rows"][1]
+    for memories, best in (
+        (memory(usual=(400, [50.0]), kept=(500, [65.0]), trimmed=(480, [65.0])), "kept"),  # 4 % smaller
+        (memory(usual=(400, [50.0]), kept=(500, [65.0]), trimmed=(400, [64.0])), "kept"),  # 1.5 % slower
+        (memory(usual=(400, [65.0]), kept=(500, [65.0]), trimmed=(400, [65.0])), "usual"),
+    ):
+        assert rule_of.best_memory({**row, **memories}) == best
+
+
+def test_the_table_of_the_rule_was_measured(rule_of: ModuleType) -> None:
+    results = (ROOT / "benchmarks" / "results").glob("rule-*.json")
+    assert measurements() in [rule_of.adopted(json.loads(file.read_text())) for file in results]
+
+
+def test_layers_and_peaks_are_measured(rule_of: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In processes of their own, as small as they can be: what they say is a time and a size."""
+    monkeypatch.setattr(rule_of, "CHANNELS", 2)
+    monkeypatch.setattr(rule_of, "MAPS", 8)
+    monkeypatch.setattr(rule_of, "STEPS", 1)
+    monkeypatch.setattr(rule_of.allocator, "keep", lambda: True)
+    rows = rule_of.layers()
+    assert [(row["kernel"], row["strided"]) for row in rows] == list(
+        itertools.product((3, 5, 7), (False, True))
+    )
+    assert all(row["bf16_over_float32"] > 0 for row in rows)
+    words = [sys.executable, str(ROOT / "benchmarks" / "rule.py"), "--peak", "lenet5", "32", "kept"]
+    assert 2**27 < int(subprocess.check_output(words, stderr=subprocess.DEVNULL)) < 2**32
 
 
 def test_settings_are_compared_in_turn(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The trials themselves are those of `--tune full`, and tested there."""
     settings = script("benchmarks/settings.py", monkeypatch)
-    asked: list[tuple[Mapping[str, str], list[Speed], Mapping[str, Any]]] = []
+    asked: list[tuple[str, Mapping[str, str]]] = []
     words = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
-    def measured(tried: list[Speed], job: Mapping[str, Any]) -> Tuning:
-        asked.append(({name: os.environ[name] for name in words if name in os.environ}, tried, job))
-        return Tuning(tuple(Trial(speed, (2.0, 6.0, 4.0)) for speed in tried), tried[0])
+    def rates(name: str, batch: int, tried: list[Speed]) -> list[dict[str, Any]]:
+        assert len(tried) == 1
+        asked.append((name, {name: os.environ[name] for name in words if name in os.environ}))
+        return [{"turns": [2.0, 6.0, 4.0]}]
 
-    monkeypatch.setattr(settings, "measured", measured)
+    monkeypatch.setattr(settings, "rates", rates)
+    monkeypatch.setattr(settings, "observed", lambda work: {**WHEN, **OBSERVED, **work()})
     monkeypatch.setattr(settings, "SPIN", [sys.executable, "-c", "input()"])
-    settings.main(2, tmp_path)
-    told = json.loads(next(tmp_path.glob("settings-*.json")).read_text())
-    assert [row["way"] for row in told["kept"][:2]] == ["not kept", "kept"]
-    assert {row["network"] for row in told["kept"]} == settings.NETWORKS.keys() - {"lenet5"}
+    wish: dict[str, Any] = {"turns": 2, "cells": tmp_path / "cells.jsonl", "results": tmp_path}
+    assert settings.main(options(tmp_path, **wish, only="idle/*/0")) == 0
+    assert "6 of 8 cells are missing" in capsys.readouterr().out
+    assert settings.main(options(tmp_path, **wish)) == 0
+    told = json.loads((tmp_path / "settings-2026-11-21.json").read_text())
     assert {row["way"] for row in told["waiting"]} == settings.WAITING.keys()
     assert [row["images_per_second"] for row in told["waiting"]] == [[4.0, 4.0]] * 12
-    assert len(told["threads"]) == 3 * 4
-    assert "resnet18, 16, kept: 4" in capsys.readouterr().out
-    memories = [[speed.memory for speed in tried] for _, tried, _ in asked[:7]]
-    assert memories == [["usual", "kept"]] * 7
-    assert [said for said, _, _ in asked[7:10]] == list(settings.WAITING.values())
-    assert [said for said, _, _ in asked[13:16]] == [*list(settings.WAITING.values())[1:], {}]
-    assert [(speed.precision, speed.threads) for speed in asked[-1][1]] == [
-        ("32", 0), ("32", 1), ("bf16", 0), ("bf16", 1),
-    ]  # fmt: skip
-    assert asked[-1][2]["shape"] == (256, 1, 32, 32)
+    assert [row["beside"] for row in told["waiting"]] == ["idle"] * 6 + ["busy"] * 6
+    assert len(told["cells"]) == 8
+    ways = list(settings.WAITING.values())
+    assert [said for _, said in asked[:6]] == ways * 2
+    assert [said for _, said in asked[6:9]] == [*ways[1:], ways[0]]  # another begins in the next turn
+    assert settings.main(options(tmp_path, **wish)) == 0
+    assert len(asked) == 3 * 8
+
+
+def test_what_is_observed_is_the_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = script("benchmarks/record.py", monkeypatch)
+    monkeypatch.setattr(record, "ceiling", lambda _: {"conv bf16": 5e11})
+
+    def work() -> dict[str, Any]:
+        code = "import time\nuntil = time.process_time() + 0.5\nwhile time.process_time() < until: pass"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return {"figure": 1}
+
+    told = record.observed(work)
+    assert told["figure"] == 1
+    assert told["seconds"] >= 0.5
+    assert record.quiet({**told, "others": 0.1})
+    assert not record.quiet({**told, "others": 0.2})
+    assert not record.quiet(None)
+    assert not record.quiet({**told, "others": 0.0}, since="9999-01-01")
+
+
+@pytest.mark.parametrize("side", ["ours", "torchvision"])
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
+    side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops = script("benchmarks/loops.py", monkeypatch)
+    data = open_data(cifar(tmp_path), seed=0)
+
+    class Stops(loops.Pace):
+        def __init__(self, after: int) -> None:
+            super().__init__()
+            self.after = after
+
+        def epoch(self) -> None:
+            self.after -= 1
+            if self.after < 0:
+                raise KeyboardInterrupt
+
+    def train(kept: Path, after: int) -> float:
+        if side == "ours":
+            return loops.ours(data, "resnet20_cifar", {}, 3, 0, Stops(after), kept=kept)
+        make = partial(create_model, "resnet20_cifar", num_classes=10)
+        return loops.torchvision(data, make, 3, 0, Stops(after), kept=kept)
+
+    whole = train(tmp_path / "whole", 3)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", 1)
+    assert train(tmp_path / "stopped", 2) == whole
+    weights = [state_of(tmp_path / name, side) for name in ("whole", "stopped")]
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+
+
+def state_of(folder: Path, side: str) -> dict[str, torch.Tensor]:
+    if side == "torchvision":
+        return torch.load(folder / "checkpoint.pt", weights_only=True)["network"]
+    return api.Run.load(folder / "run").model.state_dict()
 
 
 def test_the_pages_say_what_was_measured(page: ModuleType) -> None:

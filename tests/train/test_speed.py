@@ -56,6 +56,11 @@ def test_a_measured_network_is_computed_as_it_was_fastest(row: dict[str, Any], d
         if not each.get("compile") and (device.bf16 or each["precision"] == "32")
     ]  # fmt: skip
     best = max(allowed, key=lambda each: each["images_per_second"])
+    exact = max(
+        (each for each in allowed if each["precision"] == "32"), key=lambda each: each["images_per_second"]
+    )
+    if best["images_per_second"] < 1.03 * exact["images_per_second"]:
+        best = exact
     assert (found.precision, found.channels_last) == (best["precision"], best["channels_last"])
     assert bool(found.float32) == bool(best.get("float32"))
     assert row["network"] in found.reason
@@ -91,6 +96,16 @@ def test_the_rule_is_a_function_and_leaves_the_network_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_bf16_is_taken_where_it_is_clearly_faster() -> None:
+    table = copy.deepcopy(measurements())
+    network, shape = built("resnet18"), (16, 3, 224, 224)
+    for gain, precision in ((1.02, "32"), (1.04, "bf16")):
+        for row in table["rows"]:
+            for each in row["measured"]:
+                each["images_per_second"] = gain if each["precision"] == "bf16" else 1.0
+        assert rule(network, shape, BF16, table=table).precision == precision
 
 
 def test_a_wish_goes_before_the_table() -> None:

@@ -123,6 +123,7 @@ class Loop:
     def _epoch(self, stop: StopRequest) -> None:
         """What is left of the epoch in which the state stands: steps, validation, checkpoint."""
         state, epoch = self.state, self.state.validated
+        self.observer.begun(epoch=epoch + 1)
         clock = Clock()
         self.model.train()
         if isinstance(self.plain, Classifier):

@@ -12,6 +12,9 @@ class Observer:
     def started(self, *, steps: int, steps_per_epoch: int, epochs: int, step: int) -> None:
         """Training begins, or goes on, at optimiser step `step` of `steps`."""
 
+    def begun(self, *, epoch: int) -> None:
+        """An epoch begins, or goes on; what was before it is on the disk."""
+
     def stepped(self, *, step: int, epoch: int, loss: float, lr: float, images: int) -> None:
         """One optimiser step was made with `images` images."""
 
