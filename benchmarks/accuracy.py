@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from loops import SIDES, Pace, limited, ours, torchvision
-from record import HERE, RESULTS, append, dated, read
+from record import HERE, RESULTS, add_since, append, dated, here, read
 
 from convatlas.data import Data, open_data
 from convatlas.models import create_model
@@ -56,11 +56,9 @@ def main(options: argparse.Namespace) -> None:
     missing = [
         name for name in wanted if (options.again or name not in found) and name.startswith(options.only)
     ]
-    if (
-        all(name in found for name in wanted)
-        and not missing
-        and list(options.results.glob("accuracy-*-*-*.json"))
-    ):
+    told = max(options.results.glob("accuracy-????-??-??.json"), default=None)
+    newest = max((found[name].get("measured", "")[:10] for name in wanted if name in found), default="")
+    if not missing and told is not None and told.stem[-len("2026-11-30") :] >= newest:
         print("every run is done; --again makes them anew.")
         return
     if missing and options.data is None:
@@ -71,7 +69,7 @@ def main(options: argparse.Namespace) -> None:
     for name in missing:
         side, _, seed = name.split("/")
         begin = time.monotonic()
-        kept = None if options.limit else UNFINISHED / f"accuracy-{name.replace('/', '-')}"
+        kept = None if options.limit else UNFINISHED / f"accuracy-{name.replace('/', '-')}-{here()['torch']}"
         if kept is not None and options.again:
             shutil.rmtree(kept, ignore_errors=True)
         val = accuracy(side, data, options.epochs, int(seed), kept)
@@ -100,7 +98,8 @@ def write(found: dict[str, dict[str, Any]], wanted: list[str], options: argparse
         "deviation": spread,
         "difference_points": 100 * (means["ours"] - means["torchvision"]),
     }
-    return dated("accuracy", report, options.results)
+    when = [each["measured"] for each in report["runs"] if "measured" in each]
+    return dated("accuracy", report, options.results, when)
 
 
 if __name__ == "__main__":
@@ -111,9 +110,7 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="", help="ours or torchvision")
     parser.add_argument("--limit", type=int, default=0, help="so many images, and write nothing")
     parser.add_argument("--again", action="store_true", help="also the runs that are done")
-    parser.add_argument(
-        "--since", default="", metavar="DAY", help="what is older than it, as 2026-11-30, is missing"
-    )
+    add_since(parser)
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--results", type=Path, default=RESULTS)
     main(parser.parse_args())

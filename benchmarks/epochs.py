@@ -10,7 +10,7 @@ both; test images are not looked at. Each side is a process, stopped while the o
 those from the beginning of an epoch to the end of its last step, by the clock: the start of workers is in them,
 validation and the checkpoint are not. Writes `benchmarks/results/epochs-DATE.json`: 40 minutes on two
 cores for three epochs, and what was stopped goes on after the last whole epoch of each side (four and eight minutes).
-`--limit` takes so many images only, to see that it works, and writes nothing. Measured, never asserted.
+`--limit` takes so many images only, to see that it works, and writes no result. Measured, never asserted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from loops import BATCH, LR, SIDES, Pace, limited, ours, torchvision
-from record import HERE, RESULTS, append, ceiling, dated, read
+from record import HERE, RESULTS, append, ceiling, dated, here, read
 from torch import nn
 from torchvision.models import resnet18
 
@@ -38,6 +38,7 @@ from convatlas.data import Data, open_data
 
 WARMUP = 0.2  # without one, a rate of 0.1 throws the first steps so far off that three epochs are luck
 PATIENCE = 3600.0  # seconds for one epoch
+LINES = "epochs.jsonl"  # in the folder of what is not finished
 
 
 def standard() -> nn.Module:
@@ -54,21 +55,32 @@ def images(wish: Mapping[str, Any]) -> Data:
     return limited(data, wish["limit"]) if wish["limit"] else data
 
 
+def line(record: dict[str, Any]) -> dict[str, Any]:
+    """An epoch as a line of the file; `others` is None where the process that counts them was killed."""
+    return {"cell": f"{record['side']}/{record['epoch']}", "epoch": record}
+
+
 # --- in the process of a side ---------------------------------------------------------------------------
 
 
 class InTurn(Pace):
-    """Waits for a word before each epoch, and answers when its checkpoint is written."""
+    """Waits for a word before each epoch, and answers when its checkpoint and its line are written."""
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: Pipe, side: str, lines: Path) -> None:
         super().__init__()
-        self.pipe, self.ready, self.told = pipe, False, dict[str, Any]()
+        self.pipe, self.side, self.lines, self.parent = pipe, side, lines, os.getppid()
+        self.ready, self.told = False, dict[str, Any]()
         self.begin = self.seconds = 0.0
         self.images = 0
 
     def answer(self) -> None:
         """Say what the epoch behind us took and gave; at first, how the side computes and how many it has had."""
-        self.pipe.tell(self.told if self.ready else {"ready": {**self.facts, "done": self.done}})
+        if self.ready:
+            self.done += 1
+            append(self.lines, line({"side": self.side, "epoch": self.done, **self.told, "others": None}))
+            self.pipe.tell(self.told)
+        else:
+            self.pipe.tell({"ready": {**self.facts, "done": self.done}})
         self.ready = True
 
     def epoch(self) -> None:
@@ -79,6 +91,8 @@ class InTurn(Pace):
 
     def step(self, images: int) -> None:
         """The clock is read after every step, so that the last one counts."""
+        if os.getppid() != self.parent:
+            raise SystemExit("nobody asks any more.")
         self.images += images
         self.seconds = time.perf_counter() - self.begin
 
@@ -91,8 +105,8 @@ class InTurn(Pace):
 def side(descriptor: str) -> None:
     """Train one side, epoch by epoch as it is asked."""
     pipe, task = channel(descriptor)
-    data, epochs, seed, pace = images(task), task["epochs"], task["seed"], InTurn(pipe)
-    kept = Path(task["kept"]) / task["side"]
+    data, epochs, seed, kept = images(task), task["epochs"], task["seed"], Path(task["kept"])
+    pace, kept = InTurn(pipe, task["side"], kept / LINES), kept / task["side"]
     if task["side"] == "ours":
         how: Mapping[str, Any] = {"warmup": WARMUP, "own_process": True, "kept": kept}
         ours(data, "resnet18", {"stem": "3x3"}, epochs, seed, pace, **how)
@@ -124,11 +138,13 @@ def turns(sides: Mapping[str, Side], epochs: int) -> Iterator[dict[str, Any]]:
 
 
 def counted(records: Iterable[dict[str, Any]], sides: Mapping[str, Side]) -> list[dict[str, Any]]:
-    """What was timed before, without epochs that a side must do again as it was stopped before its checkpoint."""
-    found = [record for record in records if record["epoch"] <= sides[record["side"]].facts["done"]]
+    """What was timed before; raises `SystemExit` if that is not what the sides have behind them."""
+    found = list(records)
     for name, each in sides.items():
         if each.facts["done"] != sum(record["side"] == name for record in found):
-            raise SystemExit(f"{name} has an epoch that was not timed; begin again with --again.")
+            raise SystemExit(
+                f"{name} was killed between its checkpoint and its line; begin anew with --again."
+            )
     return found
 
 
@@ -137,13 +153,13 @@ def main(options: argparse.Namespace) -> None:
     if options.data is None:
         raise SystemExit("CIFAR-10 is needed: --data DATA or CONVATLAS_DATA, a folder with cifar10.zip.")
     archive = str((options.data / "cifar10.zip").resolve())
-    kept = options.kept / f"epochs-{options.epochs}-{options.seed}-{options.limit}"
+    kept = options.kept / f"epochs-{options.epochs}-{options.seed}-{options.limit}-{here()['torch']}"
     if options.again:
         shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True, exist_ok=True)
     wish = {"data": archive, "limit": options.limit, "epochs": options.epochs, "seed": options.seed}
     wish |= {"kept": str(kept.resolve())}
-    data, lines = images(wish), kept / "epochs.jsonl"
+    data, lines = images(wish), kept / LINES
     earlier = read(lines)
     if "ceiling" not in earlier:
         append(lines, {"cell": "ceiling", "before": ceiling()})
@@ -154,7 +170,7 @@ def main(options: argparse.Namespace) -> None:
             stack.callback(sides[name].close)
         records = counted([record["epoch"] for name, record in earlier.items() if name != "ceiling"], sides)
         for record in turns(sides, options.epochs):
-            append(lines, {"cell": f"{record['side']}/{record['epoch']}", "epoch": record})
+            append(lines, line(record))
             records.append(record)
             print(json.dumps(record), flush=True)
         facts = {

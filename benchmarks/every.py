@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+from record import HERE, RESULTS, add_since
+
 FILES: Mapping[str, bool] = {  # in this order, and whether it needs real pictures
     "speed": False,  # leaves out the cells of real pictures without them
     "startup": False,
@@ -42,9 +43,12 @@ def results(name: str, folder: Path = RESULTS) -> list[Path]:
 
 
 def done(name: str, since: str) -> bool:
-    """Whether there is a result that is not older than that day."""
+    """Whether there is a result of which nothing is older than that day."""
     there = results(name)
-    return bool(there) and there[-1].stem[-len("2026-11-30") :] >= since
+    if not there:
+        return False
+    told = json.loads(there[-1].read_text())
+    return told.get("since", told["date"]) >= since
 
 
 def main(options: argparse.Namespace) -> int:
@@ -75,9 +79,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=os.environ.get("CONVATLAS_DATA") or None)
     parser.add_argument("--only", default="*", metavar="PATTERN", help="of the files, such as 'feeding'")
-    parser.add_argument(
-        "--since", default="", metavar="DAY", help="what is older than it, as 2026-11-30, is missing"
-    )
+    add_since(parser)
     parser.add_argument("--again", action="store_true", help="also those that are done")
     parser.add_argument(
         "--list", action="store_true", help="print the files with their newest results, and run none"

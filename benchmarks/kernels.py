@@ -1,10 +1,11 @@
 """A training step of the speedrun with the compiled kernels and without them, in turn, in one process.
 
-    GOMP_SPINCOUNT=10000 PYTHONPATH=src python benchmarks/kernels.py
+    PYTHONPATH=src python benchmarks/kernels.py
 
 At the sizes that it is trained on, on noise, as the rule has it trained: milliseconds of a step, median and fastest of
-ten, and the ratio of the medians. GOMP_SPINCOUNT lets PyTorch's threads wait as the command `convatlas` does.
-A minute on two cores; the result goes to `benchmarks/results/kernels-DATE.json`. Measured, never asserted.
+ten, and the ratio of the medians. PyTorch's threads wait as those of the command `convatlas`, unless GOMP_SPINCOUNT
+says otherwise. A minute on two cores; the result goes to `benchmarks/results/kernels-DATE.json`. Measured, never
+asserted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import sys
 import time
 from typing import Any
 
@@ -19,6 +21,7 @@ import torch
 from lightning_fabric import Fabric
 from record import dated
 
+from convatlas.cli.process import SPINS
 from convatlas.kernels import compiled
 from convatlas.models import create_model
 from convatlas.train.computed import arrange_memory, computed, laid_out
@@ -80,4 +83,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if "GOMP_SPINCOUNT" not in os.environ:  # is read when PyTorch is loaded
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "GOMP_SPINCOUNT": SPINS})
     main()

@@ -5,12 +5,12 @@
     python benchmarks/rule.py --adopt
 
 A cell is a network in batches of a size and what is compared: `ways`, precision, layout, layers in float32, threads and
-compiling, all with memory kept; `memory`, freed memory kept, trimmed or neither; `peak`, what a process then holds at
-most. One more is `depthwise`, the time of single layers. Training steps on noise as `--tune full` measures them, SGD
-with momentum; what is compared takes turns in one process. A cell takes at most five minutes, with the ceiling of the
-machine measured first, and is then a line of `benchmarks/rule-cells.jsonl`; the next call goes on after it, and takes
-those again in which others worked. With all of them `benchmarks/results/rule-DATE.json` is written, from which
-`python docs/speed_results.py` makes the tables of docs/speed.md. Half an hour on two cores. Measured, never asserted.
+compiling, all with memory kept; of the best of them `memory`, freed memory kept, trimmed or neither, and `peak`, what a
+process then holds at most. One more is `depthwise`, the time of single layers. Training steps on noise, and what is
+compared takes turns in one process. Where nobody else works a cell takes at most five minutes. It is then a line of
+`benchmarks/rule-cells.jsonl`, and the next call goes on after it. With all of them `benchmarks/results/rule-DATE.json`
+is written, from which `python docs/speed_results.py` makes the tables of docs/speed.md. Three quarters of an hour on
+two cores. Measured, never asserted.
 
 The rule changes no bit by a new measurement until `--adopt` writes the newest one into `speed.json`.
 """
@@ -18,183 +18,75 @@ The rule changes no bit by a new measurement until `--adopt` writes the newest o
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
-from unittest import mock
+from typing import Any
 
 import torch
-from lightning_fabric import Fabric
-from record import HERE, RESULTS, append, dated, observed, quiet, read
+from record import HERE, Records, add_options, dated, measured, stamps
 from speed import NETWORKS
+from steps import built, environment, peak, rates, shape_of
 from torch import nn
 
 from convatlas import allocator
-from convatlas.bench.gate import forget_peak, resident
-from convatlas.cli.process import SPINS
-from convatlas.layers.blueprint import blueprint
+from convatlas.files import write_durable
 from convatlas.measure import measure
 from convatlas.measure.machine import has_bf16
-from convatlas.models import create_model, find
-from convatlas.train.computed import arrange_memory, computed, laid_out
-from convatlas.train.params import optimizer
-from convatlas.train.recipe import Recipe
-from convatlas.train.speed import Device, Memory, Speed, depthwise, fastest, kept_in_float32, rule
-from convatlas.train.tune import measured
+from convatlas.train.speed import Memory, Speed, depthwise, fastest, kept_in_float32, measurements
 
 CELLS = HERE / "rule-cells.jsonl"
 TABLE = HERE.parent / "src" / "convatlas" / "train" / "speed.json"
-RECIPE = Recipe(name="settings", optimizer="sgd", momentum=0.9, weight_decay=1e-4)
-CLASSES = 10
 SMALL, BATCHES = "lenet5", (32, 256)
 COMPILED = ("resnet20_cifar", "resnet50")  # which are also compiled; by rule nothing is
-OURS = {"GOMP_SPINCOUNT": SPINS}  # what the command line sets for itself
-WAITS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 NAMED = ("precision", "channels_last", "float32", "threads", "compile")  # what a way may differ in
-MEMORIES = ("usual", "kept", "trimmed")
-SMALLER, AS_FAST = (
-    0.95,
-    0.99,
-)  # trimmed is chosen where the peak is so small a part of kept's, and the speed so large
-PROCESSES, HELD = 3, (2, 8)  # of each kind of memory, and their steps: before its peak counts, and then
+MEMORIES: tuple[Memory, ...] = ("usual", "kept", "trimmed")
+SMALLER = 0.95  # trimmed is chosen where it holds at most so large a part of what kept holds,
+AS_FAST = 0.99  # and makes at least so large a part of its images a second
+PROCESSES = 3  # of each kind of memory
 CHANNELS, MAPS, IMAGES, STEPS = 144, 56, 16, 15  # of the depthwise layers, and how often they are timed
-
-
-@contextmanager
-def environment(said: Mapping[str, str] = OURS) -> Generator[None]:
-    """What children are born with: how threads wait as said, and no other word of it."""
-    given = {name: value for name, value in os.environ.items() if name not in WAITS}
-    with mock.patch.dict(os.environ, {**given, **said}, clear=True):
-        yield
-
-
-# --- networks ---------------------------------------------------------------------------------------------
-
-
-def built(name: str) -> nn.Module:
-    """A network as its paper has it, without numbers: what the rule has to know of it."""
-    with blueprint():
-        return create_model(name)
-
-
-def shape_of(name: str, batch: int) -> tuple[int, ...]:
-    """(N, C, H, W) of its images."""
-    return (batch, find(name).channels, *[NETWORKS[name][0]] * 2)
-
-
-def job(name: str, batch: int) -> dict[str, Any]:
-    """What the measuring process of `--tune full` wants to know."""
-    told: dict[str, Any] = {"model": name, "options": {"num_classes": CLASSES}, "task": find(name).task}
-    told |= {"recipe": RECIPE.to_json(), "classes": list(range(CLASSES)), "accelerator": "cpu", "seed": 0}
-    return told | {"shape": shape_of(name, batch)}
-
-
-def rates(name: str, batch: int, tried: Sequence[Speed]) -> list[dict[str, Any]]:
-    """Images a second of each way to compute a network, turn by turn, or the problem that it has."""
-    rows: list[dict[str, Any]] = []
-    for trial in measured(tried, job(name, batch)).trials:
-        found = {"turns": [round(rate, 2) for rate in trial.rates]} if trial.rates else {}
-        rows.append(found | ({"problem": trial.problem} if trial.problem else {}))
-    return rows
-
-
-def ways(name: str) -> Iterator[dict[str, Any]]:
-    """What may change bits, as a row of the table names it."""
-    for precision in ("32", "bf16"):
-        for channels_last in (True, False):
-            yield {"precision": precision, "channels_last": channels_last}
-    last = {"precision": "bf16", "channels_last": True}
-    if depthwise(built(name)):
-        yield from ({**last, "float32": which} for which in ("slow", "all"))
-    if name == SMALL:
-        yield from ({"precision": each, "channels_last": True, "threads": 1} for each in ("32", "bf16"))
-    if name in COMPILED:
-        yield {**last, "compile": True}
-
-
-def compared(name: str, batch: int) -> dict[str, Any]:
-    """The row of a network: its ways and their images a second."""
-    network, every = built(name), list(ways(name))
-    tried = [
-        Speed(**{**way, "float32": kept_in_float32(network, way.get("float32", ""))}, memory="kept")
-        for way in every
-    ]
-    found = rates(name, batch, tried)
-    return {"ways": [{**way, **row} for way, row in zip(every, found, strict=True)]}
-
-
-def remembered(name: str, batch: int) -> dict[str, Any]:
-    """What becomes of freed memory, for a network that is otherwise computed by the rule: images a second."""
-    first = rule(built(name), shape_of(name, batch), Device.here("cpu"))
-    found = rates(name, batch, [replace(first, memory=memory) for memory in MEMORIES])
-    return {
-        "memory": [{"memory": memory, **row} for memory, row in zip(MEMORIES, found, strict=True)],
-    }
-
-
-def peaks(name: str, batch: int) -> dict[str, Any]:
-    """The same: bytes that a process holds at most, for some processes each."""
-    found = {memory: list[int]() for memory in MEMORIES}
-    for _ in range(PROCESSES):
-        for memory in MEMORIES:
-            words = [sys.executable, str(Path(__file__).resolve()), "--peak", name, str(batch), memory]
-            found[memory].append(int(subprocess.check_output(words, stderr=subprocess.DEVNULL)))
-    return {"peak": found}
-
-
-def peak(name: str, batch: int, memory: Memory) -> int:
-    """Bytes that this process holds at most in training steps, but the first ones."""
-    shape = shape_of(name, batch)
-    network = create_model(name, num_classes=CLASSES).train()
-    speed = replace(rule(network, shape, Device.here("cpu")), memory=memory)
-    arrange_memory(speed)
-    fabric = Fabric(accelerator="cpu", devices=1, precision=speed.engine)
-    images, labels = torch.randn(shape), torch.arange(batch) % CLASSES
-    if speed.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    with computed(laid_out(network, speed), speed):
-        model, optimiser = fabric.setup(network, optimizer(network, RECIPE, speed))
-        for step in range(sum(HELD)):
-            if step == HELD[0]:
-                forget_peak()
-            fabric.backward(nn.functional.cross_entropy(model(images), labels))
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-    held = resident("VmHWM")
-    if held is None:
-        raise SystemExit("what a process holds is known on Linux only.")
-    return held
 
 
 # --- single layers ----------------------------------------------------------------------------------------
 
 
-def layers() -> list[dict[str, Any]]:
-    """Depthwise convolutions between layers in bf16: seconds of forward and backward in bf16 over those in float32.
+@dataclass(frozen=True)
+class Layers:
+    """Depthwise convolutions between layers in bf16, in a process whose threads wait as those of the command line."""
 
-    The casts from bf16 and of its gradient back to it are in the time of float32.
-    """
+    name: str = "depthwise"
+    timed: bool = True
+
+    def run(self, _: Records) -> dict[str, Any]:
+        """Their times, as a row of the table each."""
+        command = [sys.executable, str(Path(__file__).resolve()), "--layers"]
+        with environment():
+            told = subprocess.run(command, check=True, capture_output=True, text=True)
+        return {"depthwise": json.loads(told.stdout)}
+
+    def words(self, record: Mapping[str, Any]) -> str:
+        """The ratios."""
+        return ", ".join(str(row["bf16_over_float32"]) for row in record["depthwise"])
+
+
+def layers() -> list[dict[str, Any]]:
+    """Seconds of forward and backward in bf16 over those in float32, which has the casts from bf16 and back to it."""
     allocator.keep()
     rows: list[dict[str, Any]] = []
+    images = torch.randn(IMAGES, CHANNELS, MAPS, MAPS).bfloat16()
+    images = images.contiguous(memory_format=torch.channels_last)
     for kernel in (3, 5, 7):
         for strided in (False, True):
             layer = nn.Conv2d(
                 CHANNELS, CHANNELS, kernel, 2 if strided else 1, kernel // 2, groups=CHANNELS, bias=False
             ).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-            images = torch.randn(IMAGES, CHANNELS, MAPS, MAPS).bfloat16()
-            images = images.contiguous(memory_format=torch.channels_last)
             seconds: dict[bool, list[float]] = {False: [], True: []}
-            for step in range(STEPS + 2):
+            for step in range(2 + STEPS):
                 for bf16 in (False, True) if step % 2 else (True, False):
                     x = images.clone().requires_grad_()
                     begin = time.perf_counter()
@@ -208,81 +100,122 @@ def layers() -> list[dict[str, Any]]:
     return rows
 
 
-def depthwise_layers() -> dict[str, Any]:
-    """The layers, in a process whose threads wait as those of the command line."""
-    words = [sys.executable, str(Path(__file__).resolve()), "--layers"]
-    return {"depthwise": json.loads(subprocess.check_output(words))}
-
-
-# --- cells ------------------------------------------------------------------------------------------------
+# --- networks ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One thing that is measured."""
+class OfNetwork:
+    """What is measured of a network in batches of a size."""
 
     network: str
     batch: int
-    what: Literal["ways", "memory", "peak"]
 
     @property
     def name(self) -> str:
         """`resnet18/16/ways`."""
-        return f"{self.network}/{self.batch}/{self.what}"
-
-    def run(self) -> dict[str, Any]:
-        """Its record."""
-        with environment():
-            work = {"ways": compared, "memory": remembered, "peak": peaks}[self.what]
-            found = observed(partial(work, self.network, self.batch))
-        return {"cell": self.name, **found}
-
-    def done(self, record: Mapping[str, Any] | None, since: str = "") -> bool:
-        """Whether it has been measured, since that day, and nobody disturbed it, who disturbs no peak."""
-        return quiet({**record, "others": 0.0} if record and self.what == "peak" else record, since)
+        return f"{self.network}/{self.batch}/{type(self).__name__.lower()}"
 
 
 @dataclass(frozen=True)
-class Layers:
-    """The cell of single layers."""
+class Ways(OfNetwork):
+    """What may change bits, in turn, with memory kept."""
 
-    name: str = "depthwise"
+    timed: bool = True
 
-    def run(self) -> dict[str, Any]:
-        """Its record."""
+    def run(self, found: Records) -> dict[str, Any]:
+        """Images a second of each."""
+        every = list(ways(self.network))
         with environment():
-            return {"cell": self.name, **observed(depthwise_layers)}
+            rows = rates(self.network, self.batch, [speed_of(self.network, way, found) for way in every])
+        return {"ways": [{**way, **row} for way, row in zip(every, rows, strict=True)]}
 
-    def done(self, record: Mapping[str, Any] | None, since: str = "") -> bool:
-        """Whether it has been measured, since that day, and nobody disturbed it."""
-        return quiet(record, since)
+    def words(self, record: Mapping[str, Any]) -> str:
+        """The rates, or problems."""
+        return ", ".join(row.get("problem") or f"{rate(row):g}" for row in record["ways"])
 
 
-def cells() -> Iterator[Cell | Layers]:
+@dataclass(frozen=True)
+class Kinds(OfNetwork):
+    """What becomes of freed memory, for the best of the ways."""
+
+    timed: bool = True
+
+    def run(self, found: Records) -> dict[str, Any]:
+        """Images a second of each kind."""
+        best = best_of(self.network, self.batch, found)
+        with environment():
+            rows = rates(self.network, self.batch, [replace(best, memory=kind) for kind in MEMORIES])
+        kinds = [{"memory": kind, **row} for kind, row in zip(MEMORIES, rows, strict=True)]
+        return {"kinds": kinds, "speed": best.words()}
+
+    def words(self, record: Mapping[str, Any]) -> str:
+        """The rates, or problems."""
+        return ", ".join(row.get("problem") or f"{row['memory']} {rate(row):g}" for row in record["kinds"])
+
+
+@dataclass(frozen=True)
+class Peak(OfNetwork):
+    """What a process holds at most with each kind of memory; the same on a busy machine."""
+
+    timed: bool = False
+
+    def run(self, found: Records) -> dict[str, Any]:
+        """Bytes of some processes for each kind."""
+        best = best_of(self.network, self.batch, found)
+        most = {kind: list[int]() for kind in MEMORIES}
+        with environment():
+            for _ in range(PROCESSES):
+                for kind, bytes_held in most.items():
+                    bytes_held.append(peak(self.network, self.batch, replace(best, memory=kind)))
+        return {"peak": most, "speed": best.words()}
+
+    def words(self, record: Mapping[str, Any]) -> str:
+        """Medians in MiB."""
+        return ", ".join(f"{kind} {median(most) / 2**20:,.0f} MiB" for kind, most in record["peak"].items())
+
+
+def ways(name: str) -> Iterator[dict[str, Any]]:
+    """The ways to compute a network, as a row of the table names them."""
+    for precision in ("32", "bf16"):
+        for channels_last in (True, False):
+            yield {"precision": precision, "channels_last": channels_last}
+    last = {"precision": "bf16", "channels_last": True}
+    if depthwise(built(name)):
+        yield from ({**last, "float32": which} for which in ("slow", "all"))
+    if name == SMALL:
+        yield from ({"precision": each, "channels_last": True, "threads": 1} for each in ("32", "bf16"))
+    if name in COMPILED:
+        yield {**last, "compile": True}
+
+
+def speed_of(name: str, way: Mapping[str, Any], found: Records) -> Speed:
+    """The settings of a way. Which depthwise layers are slow is as it was measured here, or as the rule knows it."""
+    settings: dict[str, Any] = {key: way[key] for key in NAMED if key in way}
+    settings["float32"] = kept_in_float32(built(name), way.get("float32", ""), found.get("depthwise"))
+    return Speed(**settings, memory="kept")
+
+
+def best_of(name: str, batch: int, found: Records) -> Speed:
+    """The best of the ways as they were measured here, or as the rule knows them."""
+    record = found.get(f"{name}/{batch}/ways", {})
+    known = [
+        {**way, "images_per_second": rate(way)} for way in record.get("ways", ()) if "problem" not in way
+    ]
+    if not known:
+        rows = measurements()["rows"]
+        known = next(row["measured"] for row in rows if (row["network"], row["batch"]) == (name, batch))
+    return speed_of(name, fastest(known), found)
+
+
+def cells() -> list[Layers | Ways | Kinds | Peak]:
     """Every cell, in the order in which they are run."""
-    yield Layers()
+    every: list[Layers | Ways | Kinds | Peak] = [Layers()]
     for name, (_, batch, _) in NETWORKS.items():
-        for size in BATCHES if name == SMALL else (batch,):
-            yield Cell(name, size, "ways")
-            if name != SMALL:  # it frees nothing that is worth keeping
-                yield Cell(name, size, "memory")
-                yield Cell(name, size, "peak")
-
-
-def words(record: Mapping[str, Any]) -> str:
-    """A cell's outcome in a line."""
-    if "peak" in record:
-        figures = ", ".join(
-            f"{kind} {median(held) / 2**20:,.0f} MiB" for kind, held in record["peak"].items()
-        )
-    elif "depthwise" in record:
-        figures = ", ".join(str(row["bf16_over_float32"]) for row in record["depthwise"])
-    else:
-        rows = record.get("ways") or record["memory"]
-        figures = ", ".join(
-            f"{median(row['turns']):.4g}" if "turns" in row else row["problem"] for row in rows
-        )
-    return f"{record['cell']}: {figures}; {record['seconds']} s, others took {record['others']:.2f} core"
+        if name == SMALL:  # it frees nothing that is worth keeping
+            every += [Ways(name, size) for size in BATCHES]
+        else:
+            every += [Ways(name, batch), Kinds(name, batch), Peak(name, batch)]
+    return every
 
 
 # --- the table --------------------------------------------------------------------------------------------
@@ -290,69 +223,77 @@ def words(record: Mapping[str, Any]) -> str:
 
 def rate(row: Mapping[str, Any]) -> float:
     """Images a second: the median of the turns, to four figures."""
-    figure = float(f"{median(row['turns']):.4g}")
-    return int(figure) if figure.is_integer() else figure
+    return float(f"{median(row['turns']):.4g}")
 
 
-def report(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def report(found: Records) -> dict[str, Any]:
     """The result: a row for every network and batch, with its ways and what was found of memory, and the layers."""
-    rows: dict[str, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
     for cell in cells():
-        record = found[cell.name]
         if isinstance(cell, Layers):
             continue
-        row = rows.setdefault(
-            f"{cell.network}/{cell.batch}",
-            {
-                "network": cell.network,
-                "pixels": NETWORKS[cell.network][0],
-                "batch": cell.batch,
-                "macs": measure(built(cell.network), shape_of(cell.network, cell.batch)[1:]).macs,
-                "depthwise": bool(depthwise(built(cell.network))),
-            },
-        )
-        row[cell.what] = record[cell.what]
-        row[f"{cell.what}_beside"] = {
-            name: record[name] for name in ("measured", "ceiling_macs_per_second", "others", "seconds")
-        }
+        record = found[cell.name]
+        if isinstance(cell, Ways):
+            network, shape = built(cell.network), shape_of(cell.network, cell.batch)
+            facts = {"network": cell.network, "pixels": shape[-1], "batch": cell.batch}
+            facts |= {"macs": measure(network, shape[1:]).macs, "depthwise": bool(depthwise(network))}
+            rows.append({**facts, "cells": {}})
+        what = type(cell).__name__.lower()
+        rows[-1][what] = record[what]
+        rows[-1]["cells"][what] = stamps(record) | ({"speed": record["speed"]} if "speed" in record else {})
     return {
         "command": "python benchmarks/rule.py",
         "bf16": has_bf16(),
-        "rows": list(rows.values()),
+        "rows": rows,
         "depthwise": found["depthwise"]["depthwise"],
+        "depthwise_cell": stamps(found["depthwise"]),
     }
 
 
 def best_memory(row: Mapping[str, Any]) -> str:
     """Kept, unless giving all back is as fast; trimmed where that costs no time and takes clearly less."""
-    if "memory" not in row:
+    of = {
+        each["memory"]: (rate(each), median(row["peak"][each["memory"]]))
+        for each in row.get("kinds", ())
+        if "problem" not in each
+    }
+    if "kept" not in of:
         return "kept"
-    of = {each["memory"]: (rate(each), median(row["peak"][each["memory"]])) for each in row["memory"]}
-    quicker = "kept" if of["kept"][0] > of["usual"][0] else "usual"
-    trimmed = of["trimmed"][0] >= AS_FAST * of["kept"][0] and of["trimmed"][1] <= SMALLER * of["kept"][1]
-    return "trimmed" if quicker == "kept" and trimmed else quicker
+    if "usual" in of and of["usual"][0] >= of["kept"][0]:
+        return "usual"
+    speed, held = of.get("trimmed", (0.0, 0.0))
+    return "trimmed" if speed >= AS_FAST * of["kept"][0] and held <= SMALLER * of["kept"][1] else "kept"
 
 
 def adopted(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule's table that follows from a result."""
+    """The rule's table that follows from a result.
+
+    Raises `SystemExit` for a processor without bf16, on which bf16 is computed number by number.
+    """
+    if not result["bf16"]:
+        raise SystemExit(
+            "this result is of a processor without bf16 (AVX512-BF16 or AMX): a rule that reads it would have those "
+            "with bf16 compute in float32. Measure on one that has it."
+        )
     here, rows = result["machine"], list[dict[str, Any]]()
     for row in result["rows"]:
         known: list[dict[str, Any]] = []
         for way in row["ways"]:
             if "problem" not in way:
                 entry = {name: way[name] for name in NAMED if name in way}
-                known.append({**entry, "memory": "kept", "images_per_second": rate(way)})
-        best = fastest([each for each in known if not each.get("compile")])
-        known[known.index(dict(best))]["memory"] = best_memory(row)
+                figure = rate(way)
+                whole = int(figure) if figure.is_integer() else figure
+                known.append({**entry, "memory": "kept", "images_per_second": whole})
+        best = fastest(known)
+        next(entry for entry in known if entry is best)["memory"] = best_memory(row)
         facts = {name: row[name] for name in ("network", "pixels", "batch", "macs", "depthwise")}
-        rows.append({**facts, "date": row["ways_beside"]["measured"][:10], "measured": known})
+        rows.append({**facts, "date": row["cells"]["ways"]["measured"][:10], "measured": known})
     return {
         "what": "training images per second, medians of turns, written by benchmarks/rule.py; figures are comparable "
-        "within a row. memory: of the fastest way what was fastest, or smaller and as fast; the others were measured "
+        "within a row. memory: of the best way what was fastest, or smaller and as fast; the others were measured "
         "with memory kept. depthwise: between layers in bf16, time of forward and backward in bf16 over that in "
         "float32, casts included.",
-        "machine": f"{here['cores']} cores of an {here['processor']}"
-        + " with bf16 arithmetic" * result["bf16"],
+        "machine": f"{here['cores']} cores of an {here['processor']} with bf16 arithmetic",
         "torch": result["versions"]["torch"].split("+")[0],
         "depthwise": result["depthwise"],
         "rows": rows,
@@ -375,57 +316,34 @@ def _lines(values: Sequence[Any], indent: int) -> str:
     return ",\n".join(" " * indent + json.dumps(value) for value in values)
 
 
+def adopt(results: Path, table: Path) -> None:
+    """Write the newest result into the rule's table."""
+    newest = max(results.glob("rule-????-??-??.json"), default=None)
+    if newest is None:
+        raise SystemExit(f"there is no result in {results} yet; measure first, without --adopt.")
+    write_durable(table, written(adopted(json.loads(newest.read_text()))).encode())
+    print(f"{table.name} is {newest.name}")
+
+
 def main(options: argparse.Namespace) -> int:
     """Measure what is missing; 0 if nothing is missing any more."""
-    if options.adopt:
-        newest = max(options.results.glob("rule-????-??-??.json"), default=None)
-        if newest is None:
-            raise SystemExit("there is no result yet; measure first.")
-        options.table.write_text(written(adopted(json.loads(newest.read_text()))))
-        print(f"{options.table.name} is {newest.name}")
-        return 0
-    chosen = [cell for cell in cells() if fnmatch.fnmatch(cell.name, options.only)]
-    if not chosen:
-        raise SystemExit(f"no cell is called {options.only!r}; --list prints all.")
-    found = read(options.cells)
-    for cell in chosen:
-        if options.list:
-            print(f"{cell.name}{'  done' if cell.done(found.get(cell.name), options.since) else ''}")
-        elif options.again or not cell.done(found.get(cell.name), options.since):
-            record = cell.run()
-            append(options.cells, record)
-            print(words(record), flush=True)
-    if options.list:
-        return 0
-    found = read(options.cells)
-    every = list(cells())
-    missing = [cell.name for cell in every if not cell.done(found.get(cell.name), options.since)]
-    if missing:
-        print(f"{len(missing)} of {len(every)} cells are missing.")
-        return int(options.only == "*")
-    day = max(found[cell.name]["measured"][:10] for cell in every)
-    print(dated("rule", report(found), options.results, day))
+    found = measured(cells(), options)
+    if found is None:
+        return int(options.only == "*" and not options.list)
+    when = (record["measured"] for record in found.values())
+    print(dated("rule", report(found), options.results, when))
     return 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="such as 'resnet18/*' or '*/memory'")
-    parser.add_argument("--list", action="store_true", help="print the cells, and measure none")
-    parser.add_argument("--again", action="store_true", help="also those that are done")
+    add_options(parser, CELLS)
     parser.add_argument("--adopt", action="store_true", help="the newest result becomes the rule's table")
-    parser.add_argument(
-        "--since", default="", metavar="DAY", help="what is older than it, as 2026-11-30, is missing"
-    )
-    parser.add_argument("--cells", type=Path, default=CELLS)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--layers", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.layers:
         print(json.dumps(layers()))
-    elif given.peak:
-        print(peak(given.peak[0], int(given.peak[1]), given.peak[2]))
+    elif given.adopt:
+        adopt(given.results, TABLE)
     else:
         raise SystemExit(main(given))

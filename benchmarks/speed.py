@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from record import HERE, RESULTS, append, read
+from record import HERE, RESULTS, add_since, append, read
 
 CELLS = HERE / "speed-cells.jsonl"
 SECONDS, ROUNDS, LIMIT = 40.0, 7, 300.0
@@ -200,9 +200,7 @@ if __name__ == "__main__":
     parser.add_argument("--only", default="*", metavar="PATTERN", help="such as 'resnet18/*' or '*/default'")
     parser.add_argument("--list", action="store_true", help="print the cells, and run none")
     parser.add_argument("--again", action="store_true", help="also those that are done")
-    parser.add_argument(
-        "--since", default="", metavar="DAY", help="what is older than it, as 2026-11-30, is missing"
-    )
+    add_since(parser)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for each side of a cell")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--cells", type=Path, default=CELLS)

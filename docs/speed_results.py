@@ -126,7 +126,7 @@ def epochs(report: Mapping[str, Any]) -> str:
         rows.append([*row, _rate(rate), f"{EPOCHS * EPOCH / rate / 60:.0f}"])
     header = ("loop", "computes", "s of each epoch", "val accuracy after each, %", "images/s")
     rates = [ceiling["conv bf16"] / 1e9 for ceiling in report["ceiling_macs_per_second"]]
-    busiest = max(record["others"] for record in report["epochs"])
+    busiest = max(record["others"] or 0.0 for record in report["epochs"])
     return (
         table((*header, f"min for {EPOCHS} epochs of {EPOCH:,} (extrapolated)"), rows)
         + f"\n{report['train_images']:,} training images, {report['val_images']:,} of val; {report['date']}. Beside it "
@@ -274,24 +274,18 @@ WAYS += ("bf16 cl, compiled",)
 def _agrees(report: Mapping[str, Any]) -> str:
     """How the table that the rule reads stands to this measurement."""
     said = {(row["network"], row["batch"]): row for row in measurements()["rows"]}
-    same = 0
-    for row in report["rows"]:
-        known = said[row["network"], row["batch"]]["measured"]
-        same += _way(fastest([way for way in known if not way.get("compile")])) == _best(row)
+    known = [row for row in report["rows"] if (row["network"], row["batch"]) in said]
+    same = sum(_way(fastest(said[row["network"], row["batch"]]["measured"])) == _best(row) for row in known)
     dates = " and ".join(sorted({row["date"] for row in said.values()}))
     return (
-        f"The rule reads figures of {dates}. By them {same} of these {len(report['rows'])} networks are computed as "
-        "was best here."
+        f"The rule reads figures of {dates}. By them {same} of these {len(report['rows'])} rows are computed as was "
+        "best here."
     )
 
 
 def _best(row: Mapping[str, Any]) -> str:
     """What a rule that reads this measurement would take on a processor with bf16."""
-    ways = [
-        {**way, "images_per_second": median(way["turns"])}
-        for way in row["ways"]
-        if "problem" not in way and not way.get("compile")
-    ]
+    ways = [{**way, "images_per_second": median(way["turns"])} for way in row["ways"] if "problem" not in way]
     return _way(fastest(ways))
 
 
@@ -299,9 +293,9 @@ def kept(report: Mapping[str, Any]) -> str:
     """Images a second and peak memory, with freed memory given back, kept and trimmed."""
     rows: list[list[str]] = []
     for row in report["rows"]:
-        if "memory" not in row:
+        of = {each["memory"]: each for each in row.get("kinds", ()) if "problem" not in each}
+        if of.keys() != set(MEMORIES):
             continue
-        of = {each["memory"]: each for each in row["memory"]}
         rates = [median(of[memory]["turns"]) for memory in MEMORIES]
         peaks = [f"{median(row['peak'][memory]) / 2**20:,.0f}" for memory in MEMORIES]
         ratio = rates[MEMORIES.index("kept")] / rates[MEMORIES.index("usual")]
@@ -318,7 +312,7 @@ def threads(report: Mapping[str, Any]) -> str:
     rows: list[list[str]] = []
     for row in report["rows"]:
         rates = {_way(way): _rate(median(way["turns"])) for way in row["ways"] if "problem" not in way}
-        if f"{THREADS[0]}, one thread" in rates:
+        if {f"{way}, one thread" for way in THREADS} <= rates.keys():
             rows.append(
                 [_of(row), *(rates[words] for way in THREADS for words in (way, f"{way}, one thread"))]
             )

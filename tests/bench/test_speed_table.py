@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -28,12 +29,12 @@ from convatlas.bench.race import Laps
 from convatlas.bench.result import Result
 from convatlas.cli.target import resolve
 from convatlas.data import open_data
+from convatlas.errors import ResourceError
 from convatlas.measure.roof import KERNELS, Rate, Roof
 from convatlas.measure.roofline import roofline
 from convatlas.models import create_model
 from convatlas.train import schedule
 from convatlas.train.speed import Device, Speed, measurements, rule
-from convatlas.train.tune import Trial, Tuning
 
 ROOT = Path(__file__).parents[2]
 
@@ -235,17 +236,13 @@ def test_epochs_go_on_where_each_side_was(monkeypatch: pytest.MonkeyPatch) -> No
     asked: list[str] = []
     sides = {"ours": Alternating("ours", asked, 1), "torchvision": Alternating("torchvision", asked, 2)}
     before = [
-        {"side": side, "epoch": epoch, "seconds": 3.0} for epoch in (1, 2) for side in ("ours", "torchvision")
+        {"side": side, "epoch": epoch, "seconds": 3.0} for epoch in (1, 2) for side in ("torchvision", "ours")
     ]
-    found = epochs.counted(before, sides)
-    assert [(record["side"], record["epoch"]) for record in found] == [
-        ("ours", 1),
-        ("torchvision", 1),
-        ("torchvision", 2),
-    ]
+    found = epochs.counted(before[:3], sides)
+    assert len(found) == 3
     assert [record["epoch"] for record in epochs.turns(sides, 3)] == [2, 3, 3]
     assert asked == ["ours", "ours", "torchvision"]
-    with pytest.raises(SystemExit, match="torchvision has an epoch that was not timed"):
+    with pytest.raises(SystemExit, match="torchvision was killed between its checkpoint and its line"):
         epochs.counted(before[:2], sides)
 
 
@@ -444,12 +441,13 @@ def way(precision: str, last: bool, *turns: float, **more: Any) -> dict[str, Any
 
 def memory(**kinds: tuple[int, list[float]]) -> dict[str, Any]:
     return {
-        "memory": [{"memory": kind, "turns": turns} for kind, (_, turns) in kinds.items()],
+        "kinds": [{"memory": kind, "turns": turns} for kind, (_, turns) in kinds.items()],
         "peak": {kind: [0, mib * 2**20, 2**60] for kind, (mib, _) in kinds.items()},
     }
 
 
-WHEN = {"measured": "2026-11-21T08:00:00+00:00", "others": 0.0}
+WHEN = {"measured": "2026-11-21T08:00:00+00:00", "others": 0.0, "torch": "2", "processor": "abacus"}
+WHEN |= {"ceiling_macs_per_second": {"conv bf16": 5e11}, "seconds": 1.0}
 RULE = {
     "date": "2026-11-21",
     "machine": {"processor": "abacus", "cores": 2},
@@ -457,7 +455,7 @@ RULE = {
     "bf16": True,
     "rows": [
         {
-            "network": "lenet5", "pixels": 32, "batch": 32, "macs": 416520, "depthwise": False, "ways_beside": WHEN,
+            "network": "lenet5", "pixels": 32, "batch": 32, "macs": 416520, "depthwise": False, "cells": {"ways": WHEN},
             "ways": [
                 way("32", True, 70.0, 90.0, 80.0), way("32", True, 50.0, threads=1), way("32", False, 40.0),
                 way("bf16", True, 60.0), way("bf16", True, 55.0, threads=1), way("bf16", True, 200.0, compile=True),
@@ -465,7 +463,7 @@ RULE = {
         },
         {
             "network": "mobilenet_v2", "pixels": 224, "batch": 16, "macs": 300774272, "depthwise": True,
-            "ways_beside": WHEN,
+            "cells": {"ways": WHEN},
             "ways": [
                 way("32", True, 50.0), way("bf16", True, 40.0), way("bf16", True, 80.0, float32="slow"),
                 way("bf16", True, 90.0, float32="all", problem="its loss is 7, in float32 2"),
@@ -530,9 +528,7 @@ def test_the_rule_is_told(page: ModuleType, monkeypatch: pytest.MonkeyPatch) -> 
         for row in RULE["rows"]
     ]
     monkeypatch.setattr(page, "measurements", lambda: {"rows": known})
-    assert "figures of 2026-11-20. By them 1 of these 2 networks are computed as was best here" in page.rule(
-        RULE
-    )
+    assert "figures of 2026-11-20. By them 1 of these 2 rows are computed as was best here" in page.rule(RULE)
 
 
 def test_the_pages_are_filled_and_checked(
@@ -586,11 +582,12 @@ def test_what_is_measured_is_not_measured_again(
         return argparse.Namespace(**{**usual, **given})
 
     monkeypatch.setattr(every.subprocess, "call", call)
-    monkeypatch.setattr(
-        every, "results", lambda name: [Path("x-2026-11-21.json")] if name in ("speed", "feeding") else []
-    )
+    for name, since in (("speed", "2026-11-21"), ("feeding", "2026-11-21"), ("startup", "2026-11-20")):
+        result = {"date": "2026-11-21", "since": since}  # a part of start-up is a day older
+        (tmp_path / f"{name}-2026-11-21.json").write_text(json.dumps(result))
+    monkeypatch.setattr(every, "results", lambda name: list(tmp_path.glob(f"{name}-*.json")))
     assert every.main(told()) == 1
-    assert ran == [name for name in every.FILES if name != "feeding"]
+    assert ran == [name for name in every.FILES if name not in ("feeding", "startup")]
     assert "not done: epochs" in capsys.readouterr().out
     ran.clear()
     assert every.main(told(only="[fs]*", again=True)) == 0
@@ -610,7 +607,16 @@ def test_what_is_measured_is_not_measured_again(
 
 
 @pytest.fixture
-def rule_of(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def record(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Cells are measured on an abacus, at a time that can be set, and nobody disturbs them."""
+    module = script("benchmarks/record.py", monkeypatch)
+    monkeypatch.setattr(module, "here", lambda: {"torch": "2", "processor": "abacus"})
+    monkeypatch.setattr(module, "observed", lambda work: {**WHEN, **work()})
+    return module
+
+
+@pytest.fixture
+def rule_of(record: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return script("benchmarks/rule.py", monkeypatch)
 
 
@@ -618,52 +624,71 @@ def test_the_rule_is_measured_cell_by_cell(
     rule_of: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The trials themselves are those of `--tune full`, and tested there."""
-    asked: list[tuple[list[Speed], Mapping[str, Any]]] = []
+    asked: list[tuple[str, int, list[Speed]]] = []
 
-    def measured(tried: list[Speed], job: Mapping[str, Any]) -> Tuning:
+    def rates(name: str, batch: int, tried: list[Speed]) -> list[dict[str, Any]]:
         assert os.environ["GOMP_SPINCOUNT"] == "10000"
-        asked.append((tried, job))
-        rates = [(2.0, 6.0 + number, 90.0) for number in range(len(tried))]
-        return Tuning(tuple(map(Trial, tried, rates)), tried[0])
+        asked.append((name, batch, tried))
+        return [{"turns": [2.0, 6.0 + number, 90.0]} for number in range(len(tried))]
 
     monkeypatch.setattr(rule_of, "NETWORKS", {"lenet5": (32, 256, ""), "mobilenet_v2": (224, 16, "")})
-    monkeypatch.setattr(rule_of, "measured", measured)
-    monkeypatch.setattr(rule_of, "observed", lambda work: {**WHEN, **OBSERVED, **work()})
-    monkeypatch.setattr(rule_of.subprocess, "check_output", lambda words, **_: str(len(words[-1])))
-    monkeypatch.setattr(rule_of, "depthwise_layers", lambda: {"depthwise": RULE["depthwise"]})
-    wish: dict[str, Any] = {"cells": tmp_path / "cells.jsonl", "results": tmp_path, "adopt": False}
+    monkeypatch.setattr(rule_of, "rates", rates)
+    monkeypatch.setattr(rule_of, "peak", lambda name, batch, speed: len(speed.memory))
+    monkeypatch.setattr(rule_of.Layers, "run", lambda *_: {"depthwise": RULE["depthwise"]})
+    wish: dict[str, Any] = {"cells": tmp_path / "cells.jsonl", "results": tmp_path}
     assert rule_of.main(options(tmp_path, **wish, only="*lenet5*")) == 0
-    assert [len(tried) for tried, _ in asked] == [6, 6]
-    assert [job["shape"] for _, job in asked] == [(32, 1, 32, 32), (256, 1, 32, 32)]
+    assert [(name, batch, len(tried)) for name, batch, tried in asked] == [
+        ("lenet5", 32, 6),
+        ("lenet5", 256, 6),
+    ]
+    assert "4 of 6 cells are missing" in capsys.readouterr().out
     assert rule_of.main(options(tmp_path, **wish)) == 0
-    assert [len(tried) for tried, _ in asked[2:]] == [6, 3]
-    assert [speed.memory for speed in asked[-1][0]] == ["usual", "kept", "trimmed"]
-    kept = [len(speed.float32) for speed in asked[-2][0]]
-    assert kept[:4] == [0, 0, 0, 0]
-    assert 0 < kept[4] < kept[5] == 17
+    (_, _, ways), (_, _, kinds) = asked[2:]
+    assert [len(speed.float32) for speed in ways] == [0, 0, 0, 0, 4, 17]  # strided ones, all of them
+    assert [speed.memory for speed in kinds] == ["usual", "kept", "trimmed"]
+    assert all(len(speed.float32) == 17 for speed in kinds)  # the best way as it has just been measured
     told = json.loads((tmp_path / "rule-2026-11-21.json").read_text())
     assert [row["batch"] for row in told["rows"]] == [32, 256, 16]
     assert told["rows"][2]["macs"] == 300774272
-    assert told["rows"][2]["memory"][1] == {"memory": "kept", "turns": [2.0, 7.0, 90.0]}
+    assert told["rows"][2]["kinds"][1] == {"memory": "kept", "turns": [2.0, 7.0, 90.0]}
     assert told["rows"][2]["peak"] == {"usual": [5, 5, 5], "kept": [4, 4, 4], "trimmed": [7, 7, 7]}
+    assert told["rows"][2]["cells"]["kinds"]["speed"].startswith("bf16 with 17 layers in float32")
+    assert (told["since"], told["date"]) == ("2026-11-21", "2026-11-21")
     assert rule_of.main(options(tmp_path, **wish)) == 0
     assert len(asked) == 4  # nothing was missing
+    capsys.readouterr()
     assert rule_of.main(options(tmp_path, **wish, only="mobilenet_v2/16/ways", since="2026-11-22")) == 0
     assert len(asked) == 5
-    assert "10 of 4" not in capsys.readouterr().out
-    table = tmp_path / "speed.json"
-    assert rule_of.main(options(tmp_path, **{**wish, "adopt": True}, table=table)) == 0
-    network = create_model("mobilenet_v2")
-    found = rule(network, (16, 3, 224, 224), Device("cpu", bf16=True), table=json.loads(table.read_text()))
-    assert (len(found.float32), found.memory) == (17, "kept")
+    assert "6 of 6 cells are missing" in capsys.readouterr().out  # the clock has stood still
     with pytest.raises(SystemExit, match="no cell is called"):
         rule_of.main(options(tmp_path, **wish, only="lenet6/*"))
 
 
-OBSERVED = {"ceiling_macs_per_second": {"conv bf16": 5e11}, "seconds": 1.0}
+def test_a_cell_that_fails_costs_no_other(
+    rule_of: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = rule_of.sys.modules["record"].observed
+
+    def observed(work: Any) -> dict[str, Any]:
+        try:
+            return failed(work)
+        except RuntimeError as error:
+            return {**WHEN, "failure": str(error)}
+
+    def rates(name: str, *_: Any) -> list[dict[str, Any]]:
+        raise RuntimeError(f"no memory for {name}")
+
+    monkeypatch.setattr(rule_of.sys.modules["record"], "observed", observed)
+    monkeypatch.setattr(rule_of, "NETWORKS", {"lenet5": (32, 256, "")})
+    monkeypatch.setattr(rule_of, "rates", rates)
+    monkeypatch.setattr(rule_of.Layers, "run", lambda *_: {"depthwise": RULE["depthwise"]})
+    assert rule_of.main(options(tmp_path, cells=tmp_path / "cells.jsonl")) == 1
+    out = capsys.readouterr().out
+    assert out.count("no memory for lenet5; 1.0 s, others took 0.00 core; it will be measured again") == 2
+    assert "2 of 3 cells are missing." in out
 
 
-def test_a_result_becomes_the_table_of_the_rule(rule_of: ModuleType) -> None:
+def test_a_result_becomes_the_table_of_the_rule(rule_of: ModuleType, tmp_path: Path) -> None:
     table = rule_of.adopted(RULE)
     assert json.loads(rule_of.written(table)) == table
     small, mobile = table["rows"]
@@ -674,12 +699,29 @@ def test_a_result_becomes_the_table_of_the_rule(rule_of: ModuleType) -> None:
     assert table["machine"] == "2 cores of an abacus with bf16 arithmetic"
     assert table["torch"] == "2.14.1"
     row = RULE["rows"][1]
+    wrong = memory(usual=(400, [90.0]), kept=(500, [65.0]), trimmed=(400, [65.0]))
+    wrong["kinds"][0] = {"memory": "usual", "problem": "its loss is 7, in float32 2"}
     for memories, best in (
         (memory(usual=(400, [50.0]), kept=(500, [65.0]), trimmed=(480, [65.0])), "kept"),  # 4 % smaller
         (memory(usual=(400, [50.0]), kept=(500, [65.0]), trimmed=(400, [64.0])), "kept"),  # 1.5 % slower
         (memory(usual=(400, [65.0]), kept=(500, [65.0]), trimmed=(400, [65.0])), "usual"),
+        (wrong, "trimmed"),
     ):
         assert rule_of.best_memory({**row, **memories}) == best
+    with pytest.raises(SystemExit, match="without bf16"):
+        rule_of.adopted({**RULE, "bf16": False})
+    with pytest.raises(SystemExit, match="there is no result"):
+        rule_of.adopt(tmp_path, tmp_path / "speed.json")
+    (tmp_path / "rule-2026-11-20.json").write_text("{}")
+    (tmp_path / "rule-2026-11-21.json").write_text(json.dumps(RULE))
+    rule_of.adopt(tmp_path, tmp_path / "speed.json")
+    found = rule(
+        create_model("mobilenet_v2"),
+        (16, 3, 224, 224),
+        Device("cpu", bf16=True),
+        table=json.loads((tmp_path / "speed.json").read_text()),
+    )
+    assert (len(found.float32), found.memory) == (4, "trimmed")
 
 
 def test_the_table_of_the_rule_was_measured(rule_of: ModuleType) -> None:
@@ -688,7 +730,7 @@ def test_the_table_of_the_rule_was_measured(rule_of: ModuleType) -> None:
 
 
 def test_layers_and_peaks_are_measured(rule_of: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In processes of their own, as small as they can be: what they say is a time and a size."""
+    """As small as they can be: what they say is a time and a size."""
     monkeypatch.setattr(rule_of, "CHANNELS", 2)
     monkeypatch.setattr(rule_of, "MAPS", 8)
     monkeypatch.setattr(rule_of, "STEPS", 1)
@@ -698,12 +740,13 @@ def test_layers_and_peaks_are_measured(rule_of: ModuleType, monkeypatch: pytest.
         itertools.product((3, 5, 7), (False, True))
     )
     assert all(row["bf16_over_float32"] > 0 for row in rows)
-    words = [sys.executable, str(ROOT / "benchmarks" / "rule.py"), "--peak", "lenet5", "32", "kept"]
-    assert 2**27 < int(subprocess.check_output(words, stderr=subprocess.DEVNULL)) < 2**32
+    assert 2**27 < rule_of.peak("lenet5", 32, Speed(precision="bf16", memory="kept")) < 2**32
+    with pytest.raises(subprocess.CalledProcessError):
+        rule_of.peak("lenet6", 32, Speed())
 
 
 def test_settings_are_compared_in_turn(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    record: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = script("benchmarks/settings.py", monkeypatch)
     asked: list[tuple[str, Mapping[str, str]]] = []
@@ -715,7 +758,6 @@ def test_settings_are_compared_in_turn(
         return [{"turns": [2.0, 6.0, 4.0]}]
 
     monkeypatch.setattr(settings, "rates", rates)
-    monkeypatch.setattr(settings, "observed", lambda work: {**WHEN, **OBSERVED, **work()})
     monkeypatch.setattr(settings, "SPIN", [sys.executable, "-c", "input()"])
     wish: dict[str, Any] = {"turns": 2, "cells": tmp_path / "cells.jsonl", "results": tmp_path}
     assert settings.main(options(tmp_path, **wish, only="idle/*/0")) == 0
@@ -733,22 +775,64 @@ def test_settings_are_compared_in_turn(
     assert len(asked) == 3 * 8
 
 
-def test_what_is_observed_is_the_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_that_keep_a_machine_busy_end_with_who_began_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = script("benchmarks/settings.py", monkeypatch)
+    code = f"import os, subprocess\nspin = {settings.SPIN!r} + [str(os.getpid())]\nprint("
+    code += "subprocess.Popen(spin, stdout=subprocess.DEVNULL).pid, flush=True)\ninput()"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    stat = Path(f"/proc/{int(parent.stdout.readline())}/stat")
+    time.sleep(1)
+    assert stat.read_text().rsplit(")", 1)[1].split()[0] == "R"
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 20
+    while (there := stat.exists() and " Z " not in stat.read_text()) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not there
+
+
+def test_what_others_took_is_counted_without_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All processors worked for 3 s, of which the child of the work took its own time, in a work of 2 s and more."""
     record = script("benchmarks/record.py", monkeypatch)
+    whole = iter([100.0, 103.0])
     monkeypatch.setattr(record, "ceiling", lambda _: {"conv bf16": 5e11})
+    monkeypatch.setattr(record, "worked", lambda: next(whole))
+    code = (
+        "import time\nuntil = time.process_time() + 1\nwhile time.process_time() < until: pass\ntime.sleep(1)"
+    )
 
     def work() -> dict[str, Any]:
-        code = "import time\nuntil = time.process_time() + 0.5\nwhile time.process_time() < until: pass"
         subprocess.run([sys.executable, "-c", code], check=True)
         return {"figure": 1}
 
     told = record.observed(work)
     assert told["figure"] == 1
-    assert told["seconds"] >= 0.5
-    assert record.quiet({**told, "others": 0.1})
-    assert not record.quiet({**told, "others": 0.2})
-    assert not record.quiet(None)
-    assert not record.quiet({**told, "others": 0.0}, since="9999-01-01")
+    assert told["seconds"] >= 2
+    own = 3 - told["others"] * told["seconds"]
+    assert 1 <= own < 2.5
+    assert record.counts({**told, "others": 0.1})
+    assert not record.counts({**told, "others": 0.2})
+    assert record.counts({**told, "others": 0.2}, timed=False)
+    assert not record.counts(None)
+    assert not record.counts({**told, "others": 0.0}, since="9999-01-01")
+    assert not record.counts({**told, "others": 0.0, "torch": "1.0"})
+
+    def fails() -> dict[str, Any]:
+        raise ResourceError("no memory")
+
+    whole = iter([0.0, 1.0])
+    told = record.observed(fails)
+    assert told["failure"] == "no memory"
+    assert not record.counts({**told, "others": 0.0})
+
+
+@pytest.mark.parametrize("wrong", ["30.11.2026", "yesterday", "9999-01-01"])
+def test_a_day_is_a_day(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = script("benchmarks/record.py", monkeypatch)
+    assert record.day("2026-11-21") == "2026-11-21"
+    with pytest.raises(argparse.ArgumentTypeError, match="is no day; expected is one such as 2026-11-30"):
+        record.day(wrong)
 
 
 @pytest.mark.parametrize("side", ["ours", "torchvision"])

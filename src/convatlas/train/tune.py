@@ -99,7 +99,7 @@ def measured(tried: Sequence[Speed], job: Mapping[str, Any]) -> Tuning:
         trials[line["number"]] = Trial(trial.speed, rates, line.get("loss", trial.loss), problem)
     first = trials[0]
     if not first.rates or first.problem:
-        raise ResourceError(f"the measurement for --tune full did not succeed: {first.problem}.")
+        raise ResourceError(f"the first way to compute this network could not be measured: {first.problem}.")
     reference = next(
         (each.loss for each in trials.values() if each.speed.precision == "32" and each.rates), None
     )
