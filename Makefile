@@ -32,9 +32,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/$(if $(ONLY),speed.py --only '$(ONLY)',every.py) $(if $(DATA),--data '$(DATA)') $(if $(SINCE),--since '$(SINCE)') $(if $(AGAIN),--again)
-	$(BIN)/python docs/speed_results.py
+bench: $(VENV)/.bench  # the pages are written also where a cell is missing
+	@status=0; \
+	$(BIN)/python benchmarks/$(if $(ONLY),speed.py --only '$(ONLY)',every.py) $(if $(DATA),--data '$(DATA)') $(if $(SINCE),--since '$(SINCE)') $(if $(AGAIN),--again) \
+	|| status=$$?; $(BIN)/python docs/speed_results.py || status=$$?; exit $$status
 
 bench-%: $(VENV)/.bench
 	$(BIN)/python benchmarks/$*.py $(ARGS)

@@ -186,3 +186,22 @@ def test_layer_dropout_follows_every_convolution_but_the_first() -> None:
 def test_what_cannot_be_built(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         create_model("densenet121", **settings)
+
+
+def test_a_block_grows_in_training_and_learns_the_same() -> None:
+    """Beside all maps side by side before each layer, as the paper writes it."""
+    torch.manual_seed(0)
+    block = DenseBlock(6, 4, 3, bottleneck=True, dropout=0.0, memory_efficient=False).double().train()
+    x = torch.randn(2, 6, 5, 5, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 18, 5, 5, dtype=torch.float64)
+    out = block(x)
+    grown = torch.autograd.grad((out * weights).sum(), [x, *block.parameters()])
+    maps = [x]
+    for layer in block.children():
+        maps.append(layer(*maps))
+    apart = torch.cat(maps, 1)
+    assert torch.equal(out, apart)
+    for one, other in zip(
+        grown, torch.autograd.grad((apart * weights).sum(), [x, *block.parameters()]), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)

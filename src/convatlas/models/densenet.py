@@ -74,11 +74,14 @@ class DenseBlock(nn.Module):
         # A gradient needs every concatenation as it was; compilers plan memory themselves; meta tensors have none.
         if not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or x.is_meta):
             return self._write_once(x)
+        save = self.memory_efficient and torch.is_grad_enabled()
+        # In training what there is grows by what is new: a gradient is a sum of two then, not one for each layer.
+        grows = self.training and not save and not x.is_meta
         maps = [x]
         for layer in self.children():
-            save = self.memory_efficient and torch.is_grad_enabled()
             maps.append(recompute(layer, *maps) if save else layer(*maps))
-        return torch.cat(maps, 1)
+            maps = [torch.cat(maps, 1)] if grows else maps
+        return maps[0] if grows else torch.cat(maps, 1)
 
     def _write_once(self, x: Tensor) -> Tensor:
         """The same maps, each written once; a layer reads the part of the buffer that is filled."""
