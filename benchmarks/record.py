@@ -45,7 +45,7 @@ class Cell(Protocol):
         ...
 
     def run(self, found: Records) -> Mapping[str, Any]:
-        """Measure it; `found` has what was measured before."""
+        """Measure it; `found` has what was measured here before, without failures."""
         ...
 
     def words(self, record: Mapping[str, Any]) -> str:
@@ -144,7 +144,8 @@ def measured(cells: Sequence[Cell], options: argparse.Namespace) -> Records | No
         if options.list:
             print(f"{cell.name}{'  done' if done(cell) else ''}")
         elif options.again or not done(cell):
-            record = {"cell": cell.name, **observed(partial(cell.run, found))}
+            before = {name: record for name, record in found.items() if counts(record, timed=False)}
+            record = {"cell": cell.name, **observed(partial(cell.run, before))}
             append(options.cells, record)
             found[cell.name] = record
             figures = record["failure"] if "failure" in record else cell.words(record)

@@ -131,7 +131,7 @@ class Ways(OfNetwork):
 
     def words(self, record: Mapping[str, Any]) -> str:
         """The rates, or problems."""
-        return ", ".join(row.get("problem") or f"{rate(row):g}" for row in record["ways"])
+        return _figures(record["ways"])
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Kinds(OfNetwork):
 
     def words(self, record: Mapping[str, Any]) -> str:
         """The rates, or problems."""
-        return ", ".join(row.get("problem") or f"{row['memory']} {rate(row):g}" for row in record["kinds"])
+        return _figures(record["kinds"])
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,10 @@ class Peak(OfNetwork):
     def words(self, record: Mapping[str, Any]) -> str:
         """Medians in MiB."""
         return ", ".join(f"{kind} {median(most) / 2**20:,.0f} MiB" for kind, most in record["peak"].items())
+
+
+def _figures(rows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(row.get("problem") or f"{rate(row):g}" for row in rows)
 
 
 def ways(name: str) -> Iterator[dict[str, Any]]:

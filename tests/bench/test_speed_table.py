@@ -679,13 +679,19 @@ def test_a_cell_that_fails_costs_no_other(
         raise RuntimeError(f"no memory for {name}")
 
     monkeypatch.setattr(rule_of.sys.modules["record"], "observed", observed)
-    monkeypatch.setattr(rule_of, "NETWORKS", {"lenet5": (32, 256, "")})
+    monkeypatch.setattr(rule_of, "NETWORKS", {"lenet5": (32, 256, ""), "mobilenet_v2": (224, 16, "")})
+    monkeypatch.setattr(rule_of, "peak", lambda *_: 1)
     monkeypatch.setattr(rule_of, "rates", rates)
     monkeypatch.setattr(rule_of.Layers, "run", lambda *_: {"depthwise": RULE["depthwise"]})
+    elsewhere = {"cell": "depthwise", "failure": "no memory", **WHEN}  # is no figure for the cells behind it
+    (tmp_path / "cells.jsonl").write_text(json.dumps(elsewhere) + "\n")
+    assert rule_of.main(options(tmp_path, cells=tmp_path / "cells.jsonl", only="mobilenet_v2/*/ways")) == 0
+    assert capsys.readouterr().out.count("no memory for mobilenet_v2") == 1
     assert rule_of.main(options(tmp_path, cells=tmp_path / "cells.jsonl")) == 1
     out = capsys.readouterr().out
     assert out.count("no memory for lenet5; 1.0 s, others took 0.00 core; it will be measured again") == 2
-    assert "2 of 3 cells are missing." in out
+    assert "mobilenet_v2/16/peak: usual 0 MiB, kept 0 MiB, trimmed 0 MiB" in out
+    assert "4 of 6 cells are missing." in out
 
 
 def test_a_result_becomes_the_table_of_the_rule(rule_of: ModuleType, tmp_path: Path) -> None:
