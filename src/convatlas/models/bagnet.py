@@ -39,7 +39,7 @@ class CroppedBlock(Block):
         """(N, c_in, H, W) -> (N, c_out, H', W')."""
         residual = self.residual(x)
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        return self.relu(residual + shortcut[:, :, : residual.shape[2], : residual.shape[3]])
+        return self.relu(self.sum(residual, shortcut[:, :, : residual.shape[2], : residual.shape[3]]))
 
 
 class BagNet(ResidualNet):

@@ -103,17 +103,25 @@ class Block(nn.Module):
     """relu(F(x) + shortcut(x)), figure 2: (N, c_in, H, W) -> (N, c_out, H / stride, W / stride)."""
 
     private_inputs: ClassVar[tuple[str, ...]] = ("relu",)  # children whose input nobody else needs
+    private_outputs: ClassVar[tuple[str, ...]] = ("residual",)  # children whose output nobody else needs
 
     def __init__(self, convs: Sequence[Conv], added: nn.Module | None) -> None:
         super().__init__()
         self.residual = make_residual(convs)
         self.shortcut = added
         self.relu = nn.ReLU()
+        self.inplace = False  # whether the sum may overwrite the residual
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, c_in, H, W) -> (N, c_out, H / stride, W / stride)."""
         residual = self.residual(x)
-        return self.relu(residual if self.shortcut is None else residual + self.shortcut(x))
+        return self.relu(residual if self.shortcut is None else self.sum(residual, self.shortcut(x)))
+
+    def sum(self, residual: Tensor, shortcut: Tensor) -> Tensor:
+        """F(x) + shortcut(x): twice (N, c_out, H', W') -> the same shape."""
+        if self.inplace and residual.dtype == shortcut.dtype:
+            return residual.add_(shortcut)
+        return residual + shortcut
 
 
 class ResNet(ResidualNet):

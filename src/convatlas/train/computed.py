@@ -77,32 +77,52 @@ def in_float32(network: nn.Module, names: Sequence[str]) -> Generator[None]:
 
 @contextmanager
 def overwriting(network: nn.Module) -> Generator[None]:
-    """Let a ReLU overwrite its input where a layer made that for it alone: the same bits with less memory to fill.
+    """Let modules overwrite what another one made for them alone: the same bits with less memory to fill.
 
-    That is so between neighbours in a Sequential, the first of which needs only its own input for its gradients, and
-    where a module says so by `private_inputs`. A ReLU that is used elsewhere too, or whose input a hook may keep, is
-    left alone.
+    A ReLU overwrites its input between neighbours in a Sequential, the first of which needs only its own input for its
+    gradients, and where the module around it says so by `private_inputs`. A module that names children as
+    `private_outputs` may overwrite what they give, if those end in such a layer. What is used elsewhere too, or looked
+    at by a hook, is left alone.
     """
-    alone, elsewhere = list[nn.ReLU | nn.ReLU6](), set[nn.Module]()
+    chosen = [*_overwriting_relus(network), *_overwriting_sums(network)]
+    for module in chosen:
+        module.inplace = True  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        for module in chosen:
+            module.inplace = False  # pyright: ignore[reportArgumentType]
+
+
+def _overwriting_relus(network: nn.Module) -> list[nn.Module]:
+    alone, elsewhere = list[nn.Module](), set[nn.Module]()
     for parent in network.modules():
         said: tuple[str, ...] = getattr(parent, "private_inputs", ())
         before = None
         for name, child in parent._modules.items():  # pyright: ignore[reportPrivateUsage]
             if isinstance(child, nn.ReLU | nn.ReLU6) and not child.inplace:
-                made = (
-                    isinstance(parent, nn.Sequential) and isinstance(before, _MAKERS) and not _hooked(before)
-                )
+                made = isinstance(parent, nn.Sequential) and before is not None and _made(before)
                 private = (made or name in said) and not _hooked(child) and child not in alone
                 (alone.append if private else elsewhere.add)(child)
             before = child
-    chosen = [relu for relu in alone if relu not in elsewhere]
-    for relu in chosen:
-        relu.inplace = True
-    try:
-        yield
-    finally:
-        for relu in chosen:
-            relu.inplace = False
+    return [relu for relu in alone if relu not in elsewhere]
+
+
+def _overwriting_sums(network: nn.Module) -> list[nn.Module]:
+    return [
+        module
+        for module in network.modules()
+        if (names := getattr(module, "private_outputs", ()))
+        and not module.inplace
+        and all(_made(module.get_submodule(name)) for name in names)
+    ]
+
+
+def _made(maker: nn.Module) -> bool:
+    """Whether a module is done with its output when it gives it, and nobody looks at that output."""
+    if isinstance(maker, nn.Sequential) and len(maker):
+        return not _hooked(maker) and _made(maker[-1])
+    return isinstance(maker, _MAKERS) and not _hooked(maker)
 
 
 _MAKERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)  # their gradients need what came in, not what went out
