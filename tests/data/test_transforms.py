@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -170,7 +171,11 @@ def test_normalising_is_the_same_alone_and_in_a_batch() -> None:
     assert torch.equal(prepare.normalise(images, torch.channels_last), alone)
     large = torch.randint(0, 256, (5, 3, 300, 301), dtype=torch.uint8, generator=torch.manual_seed(0))
     alone = torch.cat([prepare.normalise(image[None]) for image in large])
-    assert torch.equal(prepare.normalise(large, torch.channels_last), alone)
+    lies = large.contiguous(memory_format=torch.channels_last)
+    for images, layout, serial in product(
+        (large, lies), (torch.channels_last, torch.contiguous_format), (True, False)
+    ):
+        assert torch.equal(prepare.normalise(images, layout, serial=serial), alone)
 
 
 def test_a_box_is_cut_out_of_the_whole_picture() -> None:

@@ -197,9 +197,10 @@ class Batches:
     def _finish(self, images: torch.Tensor, positions: NDArray[np.int64], epoch: int, step: int) -> Batch:
         """Normalise, mix."""
         ids = self.split.ids[positions]
+        memory = self._buffers.lend(tuple(images.shape), self._layout)
         batch = Batch(
             images=self.preprocessing.normalise(
-                images, self._layout, self._buffers.lend(tuple(images.shape), self._layout)
+                images, self._layout, memory, serial=self._pool is not None and self.workers > 0
             ),
             labels=torch.from_numpy(self.split.labels[positions].astype(np.int64)),
             ids=torch.from_numpy(ids.astype(np.int64)),

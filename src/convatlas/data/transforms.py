@@ -31,6 +31,7 @@ MAX_SIDE = 8192  # of a network's input: a larger one in a file is damage or mal
 PAD_WITHOUT_RESAMPLING = 1.25  # a picture at most this much smaller than the target keeps its pixels
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _IN_CACHE = 1 << 19  # numbers that are worked on at a time: 2 MiB of float32
+_SERIAL = 1 << 15  # numbers that PyTorch gives to one thread
 _REDUCING_GAP = 3.0  # shrink by whole factors first, down to 3x the target: not to be told from a single pass
 
 
@@ -201,8 +202,15 @@ class Preprocessing:
         images: torch.Tensor,
         layout: torch.memory_format = torch.contiguous_format,
         out: torch.Tensor | None = None,
+        *,
+        serial: bool = False,
     ) -> torch.Tensor:
-        """(x / 255 - mean) / std: uint8 (N, C, H, W) -> float32, in the memory format `layout`; into `out` if given."""
+        """(x / 255 - mean) / std: uint8 (N, C, H, W) -> float32, in the memory format `layout`; into `out` if given.
+
+        `serial`: by one thread, to the same bits. That is faster beside processes that decode: several threads wait, at
+        the end of every operation, for the one whose core is taken.
+        """
+        numbers = _SERIAL if serial else _IN_CACHE
         mean, std = torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64)
         scale = (1 / (255 * std)).to(images.device, torch.float32)
         offset = (-mean / std).to(images.device, torch.float32)
@@ -217,14 +225,16 @@ class Preprocessing:
             lines = images.permute(0, 2, 3, 1).reshape(-1, width * channels)
             made = result.permute(0, 2, 3, 1).view(lines.shape)
             scale, offset = scale.repeat(width), offset.repeat(width)
-            rows = max(_IN_CACHE // max(width * channels, 1), 1)
+            rows = max(numbers // max(width * channels, 1), 1)
             for source, target in zip(lines.split(rows), made.split(rows), strict=True):
                 target.copy_(source).mul_(scale).add_(offset)
             return result
         scale, offset = scale.view(1, -1, 1, 1), offset.view(1, -1, 1, 1)
-        rows = max(_IN_CACHE // max(images[:1].numel(), 1), 1)
-        for source, target in zip(images.split(rows), result.split(rows), strict=True):
-            target.copy_(source.to(torch.float32).mul_(scale).add_(offset))
+        count = max(numbers // max(images[:1].numel(), 1), 1)
+        rows = max(numbers // max(images[:count, :, :1].numel(), 1), 1)
+        for some, made in zip(images.split(count), result.split(count), strict=True):
+            for source, target in zip(some.split(rows, 2), made.split(rows, 2), strict=True):
+                target.copy_(source.to(torch.float32).mul_(scale).add_(offset))
         return result
 
     def restore(self, images: torch.Tensor) -> torch.Tensor:
