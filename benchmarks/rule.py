@@ -6,11 +6,11 @@
 
 A cell is a network in batches of a size and what is compared: `ways`, precision, layout, layers in float32, threads and
 compiling, all with memory kept; of the best of them `memory`, freed memory kept, trimmed or neither, and `peak`, what a
-process then holds at most. One more is `depthwise`, the time of single layers. Training steps on noise, and what is
-compared takes turns in one process. Where nobody else works a cell takes at most five minutes. It is then a line of
-`benchmarks/rule-cells.jsonl`, and the next call goes on after it. With all of them `benchmarks/results/rule-DATE.json`
-is written, from which `python docs/speed_results.py` makes the tables of docs/speed.md. Three quarters of an hour on
-two cores. Measured, never asserted.
+process then holds at most. Two more are `depthwise`, the time of single layers, and `updates`, that of the optimiser.
+Training steps on noise, and what is compared takes turns in one process. Where nobody else works a cell takes at most
+five minutes. It is then a line of `benchmarks/rule-cells.jsonl`, and the next call goes on after it. With all of them
+`benchmarks/results/rule-DATE.json` is written, from which `python docs/speed_results.py` makes the tables of
+docs/speed.md. Three quarters of an hour on two cores. Measured, never asserted.
 
 The rule changes no bit by a new measurement until `--adopt` writes the newest one into `speed.json`.
 """
@@ -31,13 +31,15 @@ from typing import Any
 import torch
 from record import HERE, Records, add_options, dated, measured, stamps
 from speed import NETWORKS
-from steps import built, environment, peak, rates, shape_of
+from steps import RECIPE, built, environment, peak, rates, shape_of
 from torch import nn
 
 from convatlas import allocator
 from convatlas.files import write_durable
 from convatlas.measure import measure
 from convatlas.measure.machine import has_bf16
+from convatlas.models import create_model
+from convatlas.train.params import optimizer
 from convatlas.train.speed import Memory, Speed, depthwise, fastest, kept_in_float32, measurements
 
 CELLS = HERE / "rule-cells.jsonl"
@@ -64,10 +66,7 @@ class Layers:
 
     def run(self, _: Records) -> dict[str, Any]:
         """Their times, as a row of the table each."""
-        command = [sys.executable, str(Path(__file__).resolve()), "--layers"]
-        with environment():
-            told = subprocess.run(command, check=True, capture_output=True, text=True)
-        return {"depthwise": json.loads(told.stdout)}
+        return {"depthwise": told("--layers")}
 
     def words(self, record: Mapping[str, Any]) -> str:
         """The ratios."""
@@ -98,6 +97,54 @@ def layers() -> list[dict[str, Any]]:
             ratio = round(median(seconds[True]) / median(seconds[False]), 2)
             rows.append({"kernel": kernel, "strided": strided, "bf16_over_float32": ratio})
     return rows
+
+
+# --- updates ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Updates:
+    """Updates of all weights, fused and tensor by tensor, in a process whose threads wait as those of the command."""
+
+    name: str = "updates"
+    timed: bool = True
+
+    def run(self, _: Records) -> dict[str, Any]:
+        """Their times, as a row of the table for each network."""
+        return {"updates": told("--updates")}
+
+    def words(self, record: Mapping[str, Any]) -> str:
+        """The ratios."""
+        return ", ".join(str(row["fused_over_plain"]) for row in record["updates"])
+
+
+def updates() -> list[dict[str, Any]]:
+    """Seconds of a fused update by SGD with momentum over those of one that takes a tensor after the other."""
+    allocator.keep()
+    rows: list[dict[str, Any]] = []
+    for name in NETWORKS:
+        network = create_model(name)
+        for parameter in network.parameters():
+            parameter.grad = 1e-3 * torch.randn_like(parameter)
+        ways = {fused: optimizer(network, RECIPE, Speed(fused=fused)) for fused in (False, True)}
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        for step in range(2 + STEPS):
+            for fused in (False, True) if step % 2 else (True, False):
+                begin = time.perf_counter()
+                ways[fused].step()
+                if step >= 2:
+                    seconds[fused].append(time.perf_counter() - begin)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        ratio = round(median(seconds[True]) / median(seconds[False]), 2)
+        rows.append({"network": name, "parameters": parameters, "fused_over_plain": ratio})
+    return rows
+
+
+def told(option: str) -> list[dict[str, Any]]:
+    """What this file says with that option, in a process whose threads wait as those of the command line."""
+    command = [sys.executable, str(Path(__file__).resolve()), option]
+    with environment():
+        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 # --- networks ---------------------------------------------------------------------------------------------
@@ -211,9 +258,9 @@ def best_of(name: str, batch: int, found: Records) -> Speed:
     return speed_of(name, fastest(known), found)
 
 
-def cells() -> list[Layers | Ways | Kinds | Peak]:
+def cells() -> list[Layers | Updates | Ways | Kinds | Peak]:
     """Every cell, in the order in which they are run."""
-    every: list[Layers | Ways | Kinds | Peak] = [Layers()]
+    every: list[Layers | Updates | Ways | Kinds | Peak] = [Layers(), Updates()]
     for name, (_, batch, _) in NETWORKS.items():
         if name == SMALL:  # it frees nothing that is worth keeping
             every += [Ways(name, size) for size in BATCHES]
@@ -234,7 +281,7 @@ def report(found: Records) -> dict[str, Any]:
     """The result: a row for every network and batch, with its ways and what was found of memory, and the layers."""
     rows: list[dict[str, Any]] = []
     for cell in cells():
-        if isinstance(cell, Layers):
+        if isinstance(cell, Layers | Updates):
             continue
         record = found[cell.name]
         if isinstance(cell, Ways):
@@ -251,6 +298,8 @@ def report(found: Records) -> dict[str, Any]:
         "rows": rows,
         "depthwise": found["depthwise"]["depthwise"],
         "depthwise_cell": stamps(found["depthwise"]),
+        "updates": found["updates"]["updates"],
+        "updates_cell": stamps(found["updates"]),
     }
 
 
@@ -296,19 +345,23 @@ def adopted(result: Mapping[str, Any]) -> dict[str, Any]:
         "what": "training images per second, medians of turns, written by benchmarks/rule.py; figures are comparable "
         "within a row. memory: of the best way what was fastest, or smaller and as fast; the others were measured "
         "with memory kept. depthwise: between layers in bf16, time of forward and backward in bf16 over that in "
-        "float32, casts included.",
+        "float32, casts included. updates: time of a fused update of all weights by SGD with momentum over that of "
+        "one that takes a tensor after the other.",
         "machine": f"{here['cores']} cores of an {here['processor']} with bf16 arithmetic",
         "torch": result["versions"]["torch"].split("+")[0],
         "depthwise": result["depthwise"],
+        "updates": result["updates"],
         "rows": rows,
     }
 
 
 def written(table: Mapping[str, Any]) -> str:
     """The table as a file that can be read: a line for each way."""
-    head = {name: value for name, value in table.items() if name not in ("depthwise", "rows")}
+    head = {name: value for name, value in table.items() if name not in ("depthwise", "updates", "rows")}
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
-    lines += ['  "depthwise": [', _lines(table["depthwise"], 4), "  ],", '  "rows": [']
+    for name in ("depthwise", "updates"):
+        lines += [f'  "{name}": [', _lines(table[name], 4), "  ],"]
+    lines.append('  "rows": [')
     rows: list[str] = []
     for row in table["rows"]:
         facts = json.dumps({name: value for name, value in row.items() if name != "measured"})[:-1]
@@ -344,9 +397,12 @@ if __name__ == "__main__":
     add_options(parser, CELLS)
     parser.add_argument("--adopt", action="store_true", help="the newest result becomes the rule's table")
     parser.add_argument("--layers", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--updates", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.layers:
         print(json.dumps(layers()))
+    elif given.updates:
+        print(json.dumps(updates()))
     elif given.adopt:
         adopt(given.results, TABLE)
     else:

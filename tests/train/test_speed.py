@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from convatlas.errors import BadCheckpoint, UsageError
 from convatlas.layers.blueprint import blueprint
 from convatlas.measure import measure
 from convatlas.models import create_model, find
+from convatlas.models.resnet import Block
 from convatlas.registry import Spec
 from convatlas.train import Recipe
 from convatlas.train.computed import computed, in_float32, overwriting
@@ -98,6 +100,15 @@ def test_the_rule_is_a_function_and_leaves_the_network_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_another_pytorch_than_that_of_the_table_is_told() -> None:
+    network, shape = built("resnet18"), (16, 3, 224, 224)
+    known = measurements()["torch"]
+    own = rule(network, shape, Device("cpu", bf16=True, version=known.rsplit(".", 1)[0] + ".9"))
+    other = rule(network, shape, Device("cpu", bf16=True, version="1.13.1"))
+    assert other.reason == f"{own.reason}; here torch 1.13.1 computes"
+    assert replace(other, reason="") == replace(own, reason="")
+
+
 def test_bf16_is_taken_where_it_is_clearly_faster() -> None:
     table = copy.deepcopy(measurements())
     network, shape = built("resnet18"), (16, 3, 224, 224)
@@ -106,6 +117,19 @@ def test_bf16_is_taken_where_it_is_clearly_faster() -> None:
             for each in row["measured"]:
                 each["images_per_second"] = gain if each["precision"] == "bf16" else 1.0
         assert rule(network, shape, BF16, table=table).precision == precision
+
+
+def test_updates_are_fused_where_that_is_faster() -> None:
+    """By the network whose weights are nearest in number: resnet18 has 11.7 M."""
+    table = copy.deepcopy(measurements())
+    network, shape = built("resnet18"), (16, 3, 224, 224)
+    assert rule(network, shape, BF16).fused
+    table["updates"] = [
+        {"network": "small", "parameters": 3e6, "fused_over_plain": 0.5},
+        {"network": "large", "parameters": 3e7, "fused_over_plain": 1.01},
+    ]
+    assert not rule(network, shape, BF16, table=table).fused
+    assert rule(built("mobilenet_v2"), shape, BF16, table=table).fused
 
 
 def test_a_wish_goes_before_the_table() -> None:
@@ -210,7 +234,7 @@ def test_overwriting_gives_the_same_bits(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("densenet121", 120), ("resnet50", 49), ("vgg16", 13), ("mobilenet_v2", 34)]
+    ("name", "least"), [("densenet121", 120), ("resnet50", 65), ("vgg16", 13), ("mobilenet_v2", 34)]
 )
 def test_most_relus_overwrite(name: str, least: int) -> None:
     network = built(name)
@@ -235,6 +259,32 @@ def test_a_relu_whose_input_is_needed_does_not_overwrite() -> None:
     with overwriting(network):
         assert [each for each in network.modules() if getattr(each, "inplace", False)] == [alone]
     assert not alone.inplace
+
+
+@pytest.mark.parametrize("looked_at", ["residual", "residual.bn3", "residual.conv3"])
+def test_a_residual_that_is_looked_at_is_not_overwritten(looked_at: str) -> None:
+    network, seen = create_model("resnet50", num_classes=3), list[tuple[torch.Tensor, torch.Tensor]]()
+    first, second, *_ = (each for each in network.modules() if isinstance(each, Block))
+    first.get_submodule(looked_at).register_forward_hook(lambda _, __, out: seen.append((out, out.clone())))
+    with overwriting(network):
+        network(torch.randn(2, 3, 32, 32))
+        assert second.inplace
+    ((kept, copy),) = seen
+    assert torch.equal(kept, copy)
+    assert not any(each.inplace for each in network.modules() if isinstance(each, Block))
+
+
+def test_a_sum_of_two_precisions_is_not_written_into_the_smaller_one() -> None:
+    block = create_model("resnet18", num_classes=3).get_submodule("features.conv2_x.0")
+    assert isinstance(block, Block)
+    images = torch.randn(2, 64, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = block(images)
+        with overwriting(block):
+            assert block.inplace
+            found = block(images)
+    assert found.dtype == expected.dtype == torch.float32
+    assert torch.equal(found, expected)
 
 
 # --- what a run keeps -------------------------------------------------------------------------------------

@@ -115,6 +115,7 @@ class Device:
 
     kind: str  # as PyTorch names it: cpu, cuda, mps
     bf16: bool  # has the arithmetic; a processor without it converts each number, and loses
+    version: str = torch.__version__.split("+")[0]  # of PyTorch
 
     @staticmethod
     def here(accelerator: str = "auto") -> Device:
@@ -139,7 +140,9 @@ def rule(
 
     The row that counts is the nearest of the table: depthwise if this network is, and the least apart in multiply-adds
     of an image and in the size of the batch, both as factors. Its fastest way counts, bf16 only if it is faster than
-    float32 by 3 %, and nothing is compiled. `precision` is a wish that goes before it.
+    float32 by 3 %, and nothing is compiled. Updates are fused if that is faster for the network of the table whose
+    weights are nearest in number. `precision` is a wish that goes before the table, which knows one version of PyTorch:
+    with another one the same rows count, and the reason says so.
 
     Examples:
         >>> from convatlas.models import create_model
@@ -167,10 +170,15 @@ def rule(
     best = fastest(_usable(row, allowed))
     settings = {name: value for name, value in best.items() if name in Speed.__dataclass_fields__}
     settings["float32"] = kept_in_float32(network, best.get("float32", ""), known)
+    settings["fused"] = _fused(network, known)
     asked = (
         "" if precision == "auto" else f"{'float32' if precision == '32' else 'bf16'} was asked for; else "
     )
-    return Speed(**settings, reason=f"{asked}{_as(row, best)} (torch {known['torch']}, {known['machine']})")
+    other = (
+        "" if _minor(device.version) == _minor(known["torch"]) else f"; here torch {device.version} computes"
+    )
+    reason = f"{asked}{_as(row, best)} (torch {known['torch']}, {known['machine']}){other}"
+    return Speed(**settings, reason=reason)
 
 
 def fastest(ways: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -183,6 +191,18 @@ def fastest(ways: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     best = max(eager, key=rate)
     exact = max((each for each in eager if each["precision"] == "32"), key=rate, default=best)
     return best if rate(best) >= CLEARLY * rate(exact) else exact
+
+
+def _fused(network: nn.Module, table: Mapping[str, Any]) -> bool:
+    """Whether a fused update is faster, by the network of the table whose weights are nearest in number."""
+    count = sum(parameter.numel() for parameter in network.parameters())
+    row = min(table["updates"], key=lambda row: abs(math.log(max(count, 1) / row["parameters"])))
+    return row["fused_over_plain"] < 1
+
+
+def _minor(version: str) -> list[str]:
+    """2.14.1 -> 2, 14."""
+    return version.split(".")[:2]
 
 
 def _usable(row: Mapping[str, Any], allowed: Container[str]) -> list[Mapping[str, Any]]:
