@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from convatlas.bench.cell import Cell
 from convatlas.bench.pool import QUIET, Block
-from convatlas.bench.race import Laps, Rate, Ratio, fastest, geometric_mean, race, ratio
+from convatlas.bench.race import Laps, Rate, Ratio, fastest, geometric_mean, joined, race, ratio
 from convatlas.bench.result import Result
 from convatlas.errors import UsageError
 
@@ -70,6 +70,17 @@ def test_time_ends_a_race_on_a_busy_machine() -> None:
         False,
     )  # nothing is hidden: all of them, and it is said
     assert not laps.quiet
+
+
+def test_races_of_new_processes_are_put_together() -> None:
+    first, sides, _ = canned(2, 1000, 1.0, 2.0, others=(0.0, BUSY, 0.0))
+    second, _, _ = canned(2, 1000, 0.5, 2.0)
+    laps = joined([first, second])
+    assert [block.rate for block in laps.blocks["a"]] == [16.0, 16.0, 16.0, 32.0, 32.0]
+    assert laps.rates()["a"].dropped == 1
+    assert laps.ratios("a")["b"].ratio == 24.0 / 8.0
+    assert laps.facts["a"] is sides[0].facts
+    assert joined([first]) == first
 
 
 def test_there_is_always_one_round() -> None:

@@ -52,6 +52,9 @@ def bench(
         typer.Option(metavar="synthetic|WHERE", help="With --train: noise, or images as `train` takes them."),
     ] = "synthetic",
     rounds: Annotated[int, typer.Option(help="Undisturbed blocks that each side should have.", min=1)] = 7,
+    starts: Annotated[
+        int, typer.Option(help="Start every side anew so often; rounds and seconds are those of all.", min=1)
+    ] = 1,
     dtype: Annotated[
         str | None, typer.Option(help="fp32 or bf16; as `train` and `predict` choose if absent.")
     ] = None,
@@ -143,6 +146,7 @@ def bench(
         against=tuple(peer.value for peer in against or ()),
         peer_amp=peer_amp,
         rounds=rounds,
+        starts=starts,
         seconds=SECONDS if seconds is None else seconds,
         dtype=dtype,
         channels_last=channels_last,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from convatlas.errors import Interrupted, UsageError
 if TYPE_CHECKING:
     from convatlas.bench.cell import Cell
     from convatlas.bench.pool import Side
+    from convatlas.bench.race import Laps
     from convatlas.bench.result import Result
 
 CEILING_SECONDS = 8.0  # of measuring the machine before a comparison
@@ -37,6 +39,7 @@ class Wanted:
     peer_amp: bool
     rounds: int
     seconds: float
+    starts: int = 1
     image_size: int | None = None
     channels: int | None = None
     classes: int | None = None
@@ -53,7 +56,7 @@ def compare(name: str, wanted: Wanted, say: Say) -> Result:
 
     Raises `UsageError` and `DataError` for what can be known to be wrong before anything is timed.
     """
-    from convatlas.bench.race import BLOCK_SECONDS, race
+    from convatlas.bench.race import joined
     from convatlas.bench.result import Result
     from convatlas.measure.roof import measure_roof
     from convatlas.measure.timing import threads_set
@@ -63,19 +66,7 @@ def compare(name: str, wanted: Wanted, say: Say) -> Result:
         cell, found = _cell(name, wanted, Path(folder))
         with threads_set(wanted.threads):
             roof = measure_roof(min(CEILING_SECONDS, wanted.seconds), say)
-        with ExitStack() as stack:
-            sides: list[Side] = []
-            for side in ("convatlas", *wanted.against):
-                say(f"starting {side}")
-                sides.append(_started(side, cell, Path(folder)))
-                stack.callback(sides[-1].close)
-            laps = race(
-                sides,
-                rounds=wanted.rounds,
-                seconds=wanted.seconds * len(sides),
-                block_seconds=min(BLOCK_SECONDS, wanted.seconds / 4),
-                say=say,
-            )
+        laps = joined([_raced(cell, wanted, Path(folder), say) for _ in range(wanted.starts)])
         dtype = "bf16" if "bf16" in laps.facts["convatlas"].get("precision", "") else "fp32"
         return Result(cell, laps, roof, _bound(found, cell, roof, dtype))
 
@@ -190,12 +181,31 @@ def _outputs(found: target.Target, shape: target.Shape, against: Sequence[str]) 
     return output.shape[1]
 
 
+def _raced(cell: Cell, wanted: Wanted, folder: Path, say: Say) -> Laps:
+    """One race of processes that are started for it."""
+    from convatlas.bench.race import BLOCK_SECONDS, race
+
+    seconds = wanted.seconds / wanted.starts
+    with ExitStack() as stack:
+        sides: list[Side] = []
+        for side in ("convatlas", *wanted.against):
+            say(f"starting {side}")
+            sides.append(_started(side, cell, folder))
+            stack.callback(sides[-1].close)
+        return race(
+            sides,
+            rounds=math.ceil(wanted.rounds / wanted.starts),
+            seconds=seconds * len(sides),
+            block_seconds=min(BLOCK_SECONDS, seconds / 4),
+            say=say,
+        )
+
+
 def _started(side: str, cell: Cell, folder: Path) -> Side:
     from convatlas.bench.cell import OURS
     from convatlas.bench.pool import Side, given_environment
 
-    own = folder / side
-    own.mkdir()
+    own = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=folder))
     task = {"side": side, "cell": cell.to_json(), "folder": str(own)}
     command = ["-m", "convatlas", "bench", "--side"] if side == OURS else ["-m", "convatlas.cli.side"]
     return Side(side, [sys.executable, *command], task, given_environment())
