@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from loops import SIDES, Pace, limited, ours, torchvision
-from record import HERE, RESULTS, add_since, append, dated, here, read
+from record import HERE, RESULTS, add_since, append, beside, dated, here, read
 
 from convatlas.data import Data, open_data
 from convatlas.models import create_model
@@ -68,12 +68,18 @@ def main(options: argparse.Namespace) -> None:
         data = limited(data, options.limit) if options.limit else data
     for name in missing:
         side, _, seed = name.split("/")
-        begin = time.monotonic()
+        roof, begin = beside(), time.monotonic()
         kept = None if options.limit else UNFINISHED / f"accuracy-{name.replace('/', '-')}-{here()['torch']}"
         if kept is not None and options.again:
             shutil.rmtree(kept, ignore_errors=True)
         val = accuracy(side, data, options.epochs, int(seed), kept)
-        record = {"cell": name, "val": val, "val_images": len(data.val), "train_images": len(data.train)}
+        record = {
+            "cell": name,
+            "val": val,
+            "val_images": len(data.val),
+            "train_images": len(data.train),
+            **roof,
+        }
         record["measured"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record["seconds"] = round(time.monotonic() - begin, 1)
         print(json.dumps(record), flush=True)

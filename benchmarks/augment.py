@@ -1,30 +1,34 @@
 """Augmentation by the batch beside torchvision's, image by image, in one run.
 
-    PYTHONPATH=src python benchmarks/augment.py [ROUNDS]
+    python benchmarks/augment.py [--rounds N] [--only PATTERN] [--list] [--again] [--since DAY]
 
 One thread; images per second of processor time, so that other processes matter little. The two take turns, round by
-round, each with fresh pictures of its own; the figures are medians over rounds, with the slowest and the fastest.
-The result goes to `benchmarks/results/augment-DATE.json`. Measured, never asserted.
+round, each with fresh pictures of its own; the figures are medians over rounds. An augmentation at a size is a cell: a
+line of `benchmarks/augment-cells.jsonl`, after which the next call goes on. With all of them
+`benchmarks/results/augment-DATE.json` is written, from which `python docs/speed_results.py` makes the table of
+docs/augmentation.md. Measured, never asserted.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
+import argparse
 import statistics
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from record import HERE, Records, add_options, dated, measured, stamps
 from torchvision.transforms import v2
 
 from convatlas.data import Augment, Preprocessing
-from convatlas.measure.machine import machine, versions
+from convatlas.measure.timing import threads_set
 
+CELLS = HERE / "augment-cells.jsonl"
 BATCH = 128
+BATCHES = {32: 40, 224: 4}  # of ours in a round, by the side of the pictures: CIFAR's and ImageNet's
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 CASES: dict[str, tuple[Augment, list[v2.Transform]]] = {
     "shift and flip": (
@@ -71,57 +75,77 @@ def theirs(transforms: list[v2.Transform], side: int) -> Batch:
     return batch
 
 
-def measure(side: int, batches: int, rounds: int) -> dict[str, dict[str, dict[str, float] | float]]:
-    """Images per processor second for each case: {case: {ours, torchvision, ratio}}."""
-    store = torch.from_numpy(
-        np.random.default_rng(0).integers(0, 256, (4 * BATCH, 3, side, side), dtype=np.uint8)
-    )
-    result: dict[str, dict[str, dict[str, float] | float]] = {}
-    for name, (augment, transforms) in CASES.items():
-        runners = {"ours": ours(augment, side), "torchvision": theirs(transforms, side)}
+@dataclass(frozen=True)
+class Case:
+    """An augmentation at a size."""
+
+    side: int
+    augmentation: str  # of CASES
+    rounds: int
+    timed: bool = True
+
+    @property
+    def name(self) -> str:
+        """`32 px, TrivialAugment`."""
+        return f"{self.side} px, {self.augmentation}"
+
+    def run(self, _: Records) -> dict[str, Any]:
+        """Images a second of the processor's time, round by round; the first one warms up."""
+        pictures = np.random.default_rng(0).integers(
+            0, 256, (4 * BATCH, 3, self.side, self.side), dtype=np.uint8
+        )
+        store, batches = torch.from_numpy(pictures), BATCHES[self.side]
+        augment, transforms = CASES[self.augmentation]
+        runners = {"ours": ours(augment, self.side), "torchvision": theirs(transforms, self.side)}
         speeds: dict[str, list[float]] = {who: [] for who in runners}
-        for turn in range(rounds + 1):  # the first warms up
-            for who, batch in runners.items():
-                count = batches if who == "ours" else max(batches // 8, 1)
-                begin = time.process_time()
-                for epoch in range(count):
-                    start = epoch % 4 * BATCH
-                    batch(store[start : start + BATCH], turn * batches + epoch)
-                if turn:
-                    speeds[who].append(count * BATCH / (time.process_time() - begin))
-        result[name] = {
-            who: {
-                "median": round(statistics.median(each)),
-                "slowest": round(min(each)),
-                "fastest": round(max(each)),
-            }
-            for who, each in speeds.items()
-        }
-        ratio = statistics.median(a / b for a, b in zip(speeds["ours"], speeds["torchvision"], strict=True))
-        result[name]["ratio"] = round(ratio, 1)
-        print(f"{side} px, {name}: {result[name]}", flush=True)
-    return result
+        with threads_set(1):
+            for turn in range(self.rounds + 1):
+                for who, batch in runners.items():
+                    count = batches if who == "ours" else max(batches // 8, 1)
+                    begin = time.process_time()
+                    for epoch in range(count):
+                        start = epoch % 4 * BATCH
+                        batch(store[start : start + BATCH], turn * batches + epoch)
+                    if turn:
+                        speeds[who].append(round(count * BATCH / (time.process_time() - begin)))
+        return {"images_per_second": speeds}
+
+    def words(self, record: Mapping[str, Any]) -> str:
+        """Medians, and the ratio."""
+        told = medians(record)
+        return f"{told['ours']:,} against {told['torchvision']:,}, {told['ratio']} times"
 
 
-def main(rounds: int) -> None:
-    """Run every case at CIFAR's and at ImageNet's size, and write the result."""
-    torch.set_num_threads(1)
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    result = {
-        "date": date,
-        "command": "python benchmarks/augment.py",
+def medians(record: Mapping[str, Any]) -> dict[str, float]:
+    """Of both, and of the ratio of a round."""
+    speeds = record["images_per_second"]
+    ratio = statistics.median(a / b for a, b in zip(speeds["ours"], speeds["torchvision"], strict=True))
+    return {who: round(statistics.median(each)) for who, each in speeds.items()} | {"ratio": round(ratio, 1)}
+
+
+def main(options: argparse.Namespace) -> int:
+    """Measure what is missing; 0 if nothing is missing any more."""
+    every = [Case(side, name, options.rounds) for side in BATCHES for name in CASES]
+    found = measured(every, options)
+    if found is None:
+        return int(options.only == "*" and not options.list)
+    report = {
+        "command": f"python benchmarks/augment.py --rounds {options.rounds}",
         "unit": "images per second of processor time, one thread",
         "batch": BATCH,
-        "rounds": rounds,
-        "machine": machine(),
-        "versions": versions(),
-        "32 px": measure(32, 40, rounds),
-        "224 px": measure(224, 4, rounds),
+        "rounds": options.rounds,
+        "rows": [
+            {"case": cell.name, **medians(found[cell.name]), "turns": found[cell.name]["images_per_second"]}
+            for cell in every
+        ],
+        "cells": {cell.name: stamps(found[cell.name]) for cell in every},
     }
-    path = Path(__file__).parent / "results" / f"augment-{date}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(path)
+    print(dated("augment", report, options.results, (record["measured"] for record in found.values())))
+    return 0
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 9)
+    parser = argparse.ArgumentParser()
+    add_options(parser, CELLS)
+    parser.add_argument("--rounds", type=int, default=9)
+    raise SystemExit(main(parser.parse_args()))

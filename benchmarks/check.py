@@ -8,9 +8,7 @@ files in the system's cache. The result goes to `benchmarks/results/check-DATE.j
 
 from __future__ import annotations
 
-import datetime
 import glob
-import json
 import os
 import statistics
 import sys
@@ -57,7 +55,6 @@ def watch(peaks: dict[str, int]) -> None:
 
 def main(files: int) -> None:
     """Make the pictures, check them, write the result."""
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
     speeds, per_processor, bytes_at_peak = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         sizes = []
@@ -76,17 +73,15 @@ def main(files: int) -> None:
             per_processor.append(found.images / (sum(os.times()[:4]) - before))
             assert found.images == files
             bytes_at_peak.append(peak_of("self") + sum(peaks.values()))
-    from convatlas.measure.machine import machine, versions  # loads torch, which `data check` does without
+    from record import beside, dated  # load torch, which `data check` does without
 
     result = {
-        "date": date,
         "command": f"python benchmarks/check.py {files}",
         "unit": "files per second, JPEG of 500x375, decoded whole; bytes of all processes",
         "files": files,
         "bytes_per_file": round(statistics.mean(sizes)),
         "workers": WORKERS,
-        "machine": machine(),
-        "versions": versions(),
+        **beside(),
         "files_per_second": {
             "median": round(statistics.median(speeds)),
             "slowest": round(min(speeds)),
@@ -95,9 +90,8 @@ def main(files: int) -> None:
         "files_per_processor_second": round(statistics.median(per_processor)),
         "peak_resident_bytes": max(bytes_at_peak),
     }
-    path = Path(__file__).parent / "results" / f"check-{date}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(*(f"{name}: {value}" for name, value in list(result.items())[-3:]), path, sep="\n")
+    print(*(f"{name}: {value}" for name, value in list(result.items())[-3:]), sep="\n")
+    print(dated("check", result))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ ResNet-18 with a 3x3 stem and no max-pooling, as recipes for CIFAR-10 have it (1
 image): torchvision's network in torchvision's loop, ours in ours, by the recipe of loops.py, with a warm-up over a
 fifth of the steps, its cosine ending with the last epoch. 5,000 of the 50,000 training images are val, the same for
 both; test images are not looked at. Each side is a process, stopped while the other trains one epoch; the seconds are
-those from the beginning of an epoch to the end of its last step, by the clock: the start of workers is in them,
-validation and the checkpoint are not. Writes `benchmarks/results/epochs-DATE.json`: 40 minutes on two
-cores for three epochs, and what was stopped goes on after the last whole epoch of each side (four and eight minutes).
+those from the beginning of a part to the end of its last step, by the clock: the start of workers is in them,
+validation and the checkpoint are not. Writes `benchmarks/results/epochs-DATE.json`: 40 minutes on two cores for three
+epochs, and what was stopped goes on after the last whole part, which takes four minutes: an epoch of ours, half a one
+of torchvision's.
 `--limit` takes so many images only, to see that it works, and writes no result. Measured, never asserted.
 """
 
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from loops import BATCH, LR, SIDES, Pace, limited, ours, torchvision
-from record import HERE, RESULTS, append, ceiling, dated, here, read
+from record import HERE, RESULTS, append, beside, dated, here, read
 from torch import nn
 from torchvision.models import resnet18
 
@@ -37,7 +38,9 @@ from convatlas.cli.process import SPINS
 from convatlas.data import Data, open_data
 
 WARMUP = 0.2  # without one, a rate of 0.1 throws the first steps so far off that three epochs are luck
-PATIENCE = 3600.0  # seconds for one epoch
+PARTS = {"ours": 1, "torchvision": 2}  # of an epoch
+PATIENCE = 3600.0  # seconds for one part
+ROOF = "ceiling_macs_per_second"
 LINES = "epochs.jsonl"  # in the folder of what is not finished
 
 
@@ -56,38 +59,41 @@ def images(wish: Mapping[str, Any]) -> Data:
 
 
 def line(record: dict[str, Any]) -> dict[str, Any]:
-    """An epoch as a line of the file; `others` is None where the process that counts them was killed."""
-    return {"cell": f"{record['side']}/{record['epoch']}", "epoch": record}
+    """A part of an epoch as a line of the file; `others` is None where the process that counts them was killed."""
+    return {"cell": f"{record['side']}/{record['part']}", "part": record}
 
 
 # --- in the process of a side ---------------------------------------------------------------------------
 
 
 class InTurn(Pace):
-    """Waits for a word before each epoch, and answers when its checkpoint and its line are written."""
+    """Waits for a word before each part of an epoch, and answers when its checkpoint and its line are written."""
 
     def __init__(self, pipe: Pipe, side: str, lines: Path) -> None:
         super().__init__()
         self.pipe, self.side, self.lines, self.parent = pipe, side, lines, os.getppid()
-        self.ready, self.told = False, dict[str, Any]()
+        self.ready = False
         self.begin = self.seconds = 0.0
         self.images = 0
+        self.val: float | None = None
 
     def answer(self) -> None:
-        """Say what the epoch behind us took and gave; at first, how the side computes and how many it has had."""
+        """Say what the part behind us took and gave; at first, how the side computes and how many it has had."""
         if self.ready:
             self.done += 1
-            append(self.lines, line({"side": self.side, "epoch": self.done, **self.told, "others": None}))
-            self.pipe.tell(self.told)
+            told = {"seconds": self.seconds, "images": self.images, "val": self.val}
+            told |= {"peak_bytes": resident("VmHWM")}
+            append(self.lines, line({"side": self.side, "part": self.done, **told, "others": None}))
+            self.pipe.tell(told)
         else:
             self.pipe.tell({"ready": {**self.facts, "done": self.done}})
         self.ready = True
 
-    def epoch(self) -> None:
+    def part(self) -> None:
         """Wait until it is our turn."""
         self.answer()
         self.pipe.ask()
-        self.begin, self.images = time.perf_counter(), 0
+        self.begin, self.images, self.val = time.perf_counter(), 0, None
 
     def step(self, images: int) -> None:
         """The clock is read after every step, so that the last one counts."""
@@ -97,13 +103,12 @@ class InTurn(Pace):
         self.seconds = time.perf_counter() - self.begin
 
     def validated(self, accuracy: float) -> None:
-        """What is to be said."""
-        self.told = {"seconds": self.seconds, "images": self.images, "val": accuracy}
-        self.told |= {"peak_bytes": resident("VmHWM")}
+        """It is to be said with the part that ends the epoch."""
+        self.val = accuracy
 
 
 def side(descriptor: str) -> None:
-    """Train one side, epoch by epoch as it is asked."""
+    """Train one side, part by part as it is asked."""
     pipe, task = channel(descriptor)
     data, epochs, seed, kept = images(task), task["epochs"], task["seed"], Path(task["kept"])
     pace, kept = InTurn(pipe, task["side"], kept / LINES), kept / task["side"]
@@ -111,7 +116,7 @@ def side(descriptor: str) -> None:
         how: Mapping[str, Any] = {"warmup": WARMUP, "own_process": True, "kept": kept}
         ours(data, "resnet18", {"stem": "3x3"}, epochs, seed, pace, **how)
     else:
-        torchvision(data, standard, epochs, seed, pace, warmup=WARMUP, kept=kept)
+        torchvision(data, standard, epochs, seed, pace, warmup=WARMUP, parts=PARTS["torchvision"], kept=kept)
     pace.answer()
     pipe.ask()  # stay, so that our time can be counted
 
@@ -120,7 +125,7 @@ def side(descriptor: str) -> None:
 
 
 def opened(name: str, wish: Mapping[str, Any]) -> Side:
-    """A side that stands before its first epoch; ours in the environment that the command line makes for itself."""
+    """A side that stands before its first part; ours in the environment that the command line makes for itself."""
     environment = given_environment()
     if name == "ours":
         environment.setdefault("GOMP_SPINCOUNT", SPINS)
@@ -129,12 +134,38 @@ def opened(name: str, wish: Mapping[str, Any]) -> Side:
 
 
 def turns(sides: Mapping[str, Side], epochs: int) -> Iterator[dict[str, Any]]:
-    """Every epoch that a side has not behind it; who is first changes from epoch to epoch."""
+    """Every part that a side has not behind it; who is first changes from epoch to epoch."""
     for epoch in range(epochs):
         for name in SIDES if epoch % 2 == 0 else SIDES[::-1]:
-            if epoch >= sides[name].facts["done"]:
-                told, others = sides[name].turn({})
-                yield {"side": name, "epoch": epoch + 1, **told, "others": others}
+            for part in range(epoch * PARTS[name], (epoch + 1) * PARTS[name]):
+                if part >= sides[name].facts["done"]:
+                    roof = beside()
+                    told, others = sides[name].turn({})
+                    yield {"side": name, "part": part + 1, **told, "others": others, **roof}
+
+
+def whole(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The epochs that the parts add up to, in the order in which they ended."""
+    behind: dict[str, list[Mapping[str, Any]]] = {name: [] for name in SIDES}
+    epochs: list[dict[str, Any]] = []
+    for record in records:
+        name, parts = record["side"], behind[record["side"]]
+        parts.append(record)
+        if record["part"] % PARTS[name] == 0:
+            epochs.append(
+                {
+                    "side": name,
+                    "epoch": record["part"] // PARTS[name],
+                    **{what: sum(part[what] for part in parts) for what in ("seconds", "images")},
+                    "val": record["val"],
+                    "peak_bytes": max(part["peak_bytes"] or 0 for part in parts) or None,
+                    "others": max(
+                        (part["others"] for part in parts if part["others"] is not None), default=None
+                    ),
+                }
+            )
+            parts.clear()
+    return epochs
 
 
 def counted(records: Iterable[dict[str, Any]], sides: Mapping[str, Side]) -> list[dict[str, Any]]:
@@ -161,14 +192,12 @@ def main(options: argparse.Namespace) -> None:
     wish |= {"kept": str(kept.resolve())}
     data, lines = images(wish), kept / LINES
     earlier = read(lines)
-    if "ceiling" not in earlier:
-        append(lines, {"cell": "ceiling", "before": ceiling()})
     with ExitStack() as stack:
         sides: dict[str, Side] = {}
         for name in SIDES:
             sides[name] = opened(name, wish)
             stack.callback(sides[name].close)
-        records = counted([record["epoch"] for name, record in earlier.items() if name != "ceiling"], sides)
+        records = counted([record["part"] for record in earlier.values()], sides)
         for record in turns(sides, options.epochs):
             append(lines, line(record))
             records.append(record)
@@ -186,8 +215,8 @@ def main(options: argparse.Namespace) -> None:
         "train_images": len(data.train),
         "val_images": len(data.val),
         "facts": facts,
-        "epochs": records,
-        "ceiling_macs_per_second": [read(lines)["ceiling"]["before"], ceiling()],
+        "epochs": whole(records),
+        "ceiling_macs_per_second": [each[ROOF] for each in records if ROOF in each],
     }
     print(json.dumps(report) if options.limit else dated("epochs", report, options.results))
     shutil.rmtree(kept)

@@ -6,8 +6,8 @@
 The cells of speed.py and the files beside it, one after the other; each writes a dated JSON into
 `benchmarks/results/`, and a file that has one is done, with --since if it is not older. After them
 `docs/speed_results.py` makes the pages. Some hours on two cores; what was interrupted goes on with the same command,
-but --again, which begins everything anew. Not among them: the speedrun, which reads test images and has its commands
-on its page. Measured, never asserted.
+but --again, which begins everything anew. Not among them: the speedrun and `transfer.py`, which read test images and
+have their commands on their pages. Measured, never asserted.
 """
 
 from __future__ import annotations
@@ -29,12 +29,16 @@ FILES: Mapping[str, bool] = {  # in this order, and whether it needs real pictur
     "rule": False,
     "settings": False,
     "kernels": False,
+    "augment": False,
+    "inspection": False,
+    "duplicates": True,
     "waiting": True,
     "feeding": True,
     "epochs": True,
     "accuracy": True,
 }
-BY_CELLS = ("speed", "rule", "settings", "accuracy")  # which know what they have measured, and when
+# which know what they have measured, and when
+BY_CELLS = ("speed", "rule", "settings", "augment", "inspection", "accuracy")
 
 
 def results(name: str, folder: Path = RESULTS) -> list[Path]:

@@ -13,7 +13,6 @@ cut by the fast and by the exact way. The result goes to `benchmarks/results/fee
 from __future__ import annotations
 
 import argparse
-import datetime
 import io
 import json
 import os
@@ -31,6 +30,7 @@ from unittest import mock
 import numpy as np
 import torch
 from PIL import Image
+from record import beside, dated
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -38,7 +38,6 @@ from torchvision.transforms import v2
 from convatlas.data import Augment, Batches, Data, Preprocessing, open_data
 from convatlas.data import reader as readers
 from convatlas.data.transforms import cut, resample
-from convatlas.measure.machine import machine, versions
 
 BATCH, WORKERS, SIDE = 64, 2, 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -370,7 +369,9 @@ def speed(source: Path, *, quick: bool) -> dict[str, Any]:
 def main() -> None:
     """Take turns, or train both ways, and write the result."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="fewer pictures, rounds and epochs")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer pictures, rounds and epochs; writes no result"
+    )
     parser.add_argument(
         "--data", type=Path, default=os.environ.get("CONVATLAS_DATA"), help="folder of bccd.zip"
     )
@@ -381,25 +382,21 @@ def main() -> None:
     if chosen.data is None or not (Path(chosen.data) / "bccd.zip").is_file():
         parser.error("the photographs are missing: name the folder of bccd.zip with --data or CONVATLAS_DATA")
     torch.set_num_threads(1)
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
     kind, quick = "feeding-accuracy" if chosen.accuracy else "feeding", " --quick" if chosen.quick else ""
-    begun = os.getloadavg()
+    begun, ceiling = os.getloadavg(), beside()
     if chosen.accuracy:
         found = accuracy(Path(chosen.data), *((2, 1) if chosen.quick else (5, 3)))
     else:
         found = speed(Path(chosen.data), quick=chosen.quick)
     result = {
-        "date": date,
         "command": f"python benchmarks/feeding.py{' --accuracy' if chosen.accuracy else ''}{quick}",
-        "machine": machine(),
-        "versions": {**versions(), "simplejpeg": installed("simplejpeg")},
+        "simplejpeg": installed("simplejpeg"),
+        **ceiling,
         "load_at_start": begun,
         "load_at_end": os.getloadavg(),
         **found,
     }
-    path = Path(__file__).parent / "results" / f"{kind}-{date}{quick.replace(' --', '-')}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(path)
+    print(json.dumps(result, indent=2) if quick else dated(kind, result))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """What it takes to see what a network costs: convatlas beside torchinfo, fvcore and ptflops.
 
     pip install -e '.[bench]'
-    python benchmarks/inspection.py [--networks vgg16,resnet50] [--runs N] [--pilot]
+    python benchmarks/inspection.py [--networks vgg16,resnet50] [--runs N] [--only PATTERN] [--list] [--again]
+                                    [--since DAY]
 
-Every cell is a network, a tool and a run, each in a process of its own; the runs alternate, so that a change of the
-machine's load meets all tools alike, and medians are kept. All tools are given the same network: torchvision's or
-timm's where they have it, else ours, built before the clock starts. Imports are not counted either, but what a tool
-imports while it works is.
+A cell is a turn of all tools at a network, each in a process of its own; turns alternate, so that a change of the
+machine's load meets all networks alike, and medians are kept. What is done is a line of
+`benchmarks/inspection-cells.jsonl`, after which the next call goes on. All tools are given the same network:
+torchvision's or timm's where they have it, else ours, built before the clock starts. Imports are not counted either,
+but what a tool imports while it works is.
 
 - `seconds`: the first report in a fresh process, which is what somebody who asks once waits for; `again`: a second one.
 - `extra_mib`: the largest resident memory while the first report is made, above what was resident before it.
@@ -16,25 +18,29 @@ convatlas makes its whole report (parameters, multiply-adds, other operations, a
 is used as its page shows it first, with an image of the network's size, and on the meta device, with a network that
 is there already; fvcore and ptflops as their pages show. Nobody prints. Then the canon: the seconds that one process
 takes to build all of its networks without content and to measure them. The result goes to
-`benchmarks/results/inspection-DATE.json`; with `--pilot` nothing is written. Measured, never asserted. Linux only.
+`benchmarks/results/inspection-DATE.json`, from which `python docs/tables.py` makes the table of docs/measure.md.
+Measured, never asserted. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from record import HERE, Records, add_options, dated, measured, stamps
+
+CELLS = HERE / "inspection-cells.jsonl"
+CANON = "canon"
 # network: (whose, its name there, side of the image)
 NETWORKS = {
     "resnet50": ("torchvision", "resnet50", 224),
@@ -182,7 +188,7 @@ def canon() -> dict[str, float]:
 
 
 def child(*words: str) -> dict[str, float]:
-    """What a cell in a fresh process says; the seconds of the whole process are `process_seconds`."""
+    """What is measured in a fresh process; the seconds of the whole process are `process_seconds`."""
     begin = time.perf_counter()
     done = subprocess.run(
         [sys.executable, __file__, "--cell", *words], check=True, capture_output=True, text=True
@@ -190,11 +196,41 @@ def child(*words: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1]) | {"process_seconds": time.perf_counter() - begin}
 
 
-def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Turn:
+    """A turn of all tools at one network, or the canon."""
+
+    network: str  # of NETWORKS, or "canon"
+    number: int
+    timed: bool = True
+
+    @property
+    def name(self) -> str:
+        """`vgg16/2`."""
+        return f"{self.network}/{self.number}"
+
+    def run(self, _: Records) -> dict[str, Any]:
+        """What each tool said and took; the canon is convatlas's alone."""
+        if self.network == CANON:
+            return {"told": {"convatlas": child(CANON)}}
+        return {"told": {tool: child(self.network, tool) for tool in TOOLS}}
+
+    def words(self, record: Mapping[str, Any]) -> str:
+        """Seconds of the first reports."""
+        return ", ".join(f"{tool} {each['seconds']:.3f}" for tool, each in record["told"].items())
+
+
+def cells(networks: Sequence[str], runs: int) -> list[Turn]:
+    """Every turn, in the order in which they are run."""
+    return [Turn(network, number) for number in range(runs) for network in (*networks, CANON)]
+
+
+def medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each figure's median over the runs."""
     return {key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]}
 
 
-def times_faster(cells: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+def times_faster(cells: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
     """For each network the peers' seconds over convatlas's: the quickest default use, and torchinfo on meta."""
     found: dict[str, dict[str, float]] = {}
     for network, tools in cells.items():
@@ -211,57 +247,52 @@ def times_faster(cells: dict[str, dict[str, dict[str, float]]]) -> dict[str, dic
     return found | {"median network": middle}
 
 
-def main(options: argparse.Namespace) -> None:
-    networks = options.networks.split(",")
-    runs: dict[str, dict[str, list[dict[str, float]]]] = {
-        network: {tool: [] for tool in TOOLS} for network in networks
+def report(found: Records, networks: Sequence[str], runs: int) -> dict[str, Any]:
+    """The result: medians of every network and tool, and every run."""
+    every = {
+        network: {
+            tool: [found[Turn(network, number).name]["told"][tool] for number in range(runs)]
+            for tool in TOOLS
+        }
+        for network in networks
     }
-    whole: list[dict[str, float]] = []
-    for _ in range(options.runs):
-        for network in networks:
-            for tool in TOOLS:
-                runs[network][tool].append(child(network, tool))
-                print(network, tool, json.dumps(runs[network][tool][-1]), flush=True)
-        if not options.pilot:
-            whole.append(child("canon"))
-            print("canon", json.dumps(whole[-1]), flush=True)
-    cells = {
-        network: {tool: medians(each) for tool, each in tools.items()} for network, tools in runs.items()
+    whole = [found[Turn(CANON, number).name]["told"]["convatlas"] for number in range(runs)]
+    middle = {
+        network: {tool: medians(each) for tool, each in tools.items()} for network, tools in every.items()
     }
-    print(json.dumps({"medians": cells, "times faster": times_faster(cells)}, indent=2))
-    if options.pilot:
-        return
-    from convatlas.measure.machine import machine, versions
-
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    report = {
-        "date": date,
-        "command": f"python benchmarks/inspection.py --networks {options.networks} --runs {options.runs}",
+    return {
+        "command": f"python benchmarks/inspection.py --networks {','.join(networks)} --runs {runs}",
         "networks": {network: NETWORKS[network] for network in networks},
-        "runs": options.runs,
-        "medians": cells,
-        "times faster": times_faster(cells),
+        "runs": runs,
+        "medians": middle,
+        "times faster": times_faster(middle),
         "canon": medians(whole),
-        "every run": {"networks": runs, "canon": whole},
-        "machine": machine() | {"load_before": LOAD},
-        "versions": versions() | {package: version(package) for package in PEERS},
+        "every run": {"networks": every, "canon": whole},
+        "peers": {package: version(package) for package in PEERS},
+        "cells": {cell.name: stamps(found[cell.name]) for cell in cells(networks, runs)},
     }
-    file = Path(__file__).parent / "results" / f"inspection-{date}.json"
-    file.write_text(json.dumps(report, indent=2) + "\n")
-    print(file)
 
 
-LOAD = os.getloadavg()[0]
+def main(options: argparse.Namespace) -> int:
+    """Measure what is missing; 0 if nothing is missing any more."""
+    networks = options.networks.split(",")
+    found = measured(cells(networks, options.runs), options)
+    if found is None:
+        return int(options.only == "*" and not options.list)
+    when = (record["measured"] for record in found.values())
+    print(dated("inspection", report(found, networks, options.runs), options.results, when))
+    return 0
+
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
+    add_options(parser, CELLS)
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--pilot", action="store_true", help="print, write nothing, leave the canon out")
     parser.add_argument("--cell", nargs="+", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.cell:
         warnings.simplefilter("ignore")
-        print(json.dumps(canon() if chosen.cell == ["canon"] else cell(*chosen.cell)))
+        print(json.dumps(canon() if chosen.cell == [CANON] else cell(*chosen.cell)))
     else:
-        main(chosen)
+        raise SystemExit(main(chosen))

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from record import dated
+from record import beside, dated
 
 from convatlas.cli.process import SPINS
 from convatlas.kernels import compiled
@@ -76,10 +76,10 @@ def main() -> None:
     """All sizes, and the dated file."""
     if not compiled.installed():
         raise SystemExit("There is nothing to compare without numba: pip install 'convatlas[fast]'.")
-    rows = [measured(pixels) for pixels in SIZES]
+    ceiling, rows = beside(), [measured(pixels) for pixels in SIZES]
     for row in rows:
         print(json.dumps(row))
-    print(dated("kernels", {"spins": os.environ.get("GOMP_SPINCOUNT"), "rows": rows}))
+    print(dated("kernels", {"spins": os.environ.get("GOMP_SPINCOUNT"), **ceiling, "rows": rows}))
 
 
 if __name__ == "__main__":

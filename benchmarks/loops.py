@@ -2,8 +2,8 @@
 
 SGD with momentum 0.9, weight decay 5e-4 on everything, batches of 128, shift by 4 px and mirror, a cosine from 0.1 to 0
 over all steps, on request after a linear warm-up from a hundredth; val after every epoch. Both see the same images, and
-validate on the same ones. With a folder to keep what they have, both go on after their last whole epoch, to the same
-bits.
+validate on the same ones. With a folder to keep what they have, both go on to the same bits: ours after its last whole
+epoch, torchvision's also after a part of one.
 """
 
 from __future__ import annotations
@@ -69,15 +69,16 @@ def limited(data: Data, images: int) -> Data:
 class Pace:
     """Is told how a training goes, and may keep it waiting; this one does neither.
 
-    `facts` say how it computes, `done` how many epochs it had behind it when it began.
+    `facts` say how it computes, `done` how many parts of epochs it had behind it when it began. Where nothing else is
+    said, a part is an epoch.
     """
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
         self.done = 0
 
-    def epoch(self) -> None:
-        """An epoch begins when this returns; what was before it is on the disk."""
+    def part(self) -> None:
+        """A part of an epoch begins when this returns; what was before it is on the disk."""
 
     def step(self, images: int) -> None:
         """A step with so many images is over."""
@@ -138,7 +139,7 @@ class _Led(Observer):
 
     def begun(self, *, epoch: int) -> None:
         """An epoch waits until it may begin."""
-        self.pace.epoch()
+        self.pace.part()
 
     def stepped(self, *, step: int, epoch: int, loss: float, lr: float, images: int) -> None:
         """One step is over."""
@@ -157,12 +158,13 @@ def torchvision(
     pace: Pace,
     *,
     warmup: float = 0.0,
+    parts: int = 1,
     kept: Path | None = None,
 ) -> float:
     """Train a network as torchvision's training script does: accuracy on val, in [0, 1], after the last epoch.
 
-    `warmup`: a share of all steps. `kept`: a folder from which a training that was stopped goes on; as in the script,
-    a checkpoint is written after each epoch.
+    `warmup`: a share of all steps. `parts`: of an epoch, each with a loader of its own. `kept`: a folder from which a
+    training that was stopped goes on; as in the script, a checkpoint is written after each epoch, here after each part.
     """
     torch.manual_seed(seed)
     network = make()
@@ -173,26 +175,32 @@ def torchvision(
         held = {split.name: _held(split, Path(own) / f"{split.name}.npz") for split in (data.train, data.val)}
         augmented = feeds.Held(held["train"], transforms.Compose(list(feeds.steps(cell))))
         plain = feeds.Held(held["val"], transforms.Compose(list(feeds.steps(cell))[-3:]))
-        loader = torch.utils.data.DataLoader(
-            augmented, BATCH, shuffle=True, drop_last=True, num_workers=feeds.workers(16)
-        )
-        rate = schedule(optimiser, epochs * len(loader), warmup)
-        accuracy, saved = 0.0, folder / "checkpoint.pt"
-        parts = {"network": network, "optimiser": optimiser, "rate": rate}
+        steps = len(augmented) // BATCH
+        rate = schedule(optimiser, epochs * steps, warmup)
+        accuracy, order, saved = 0.0, torch.empty(0), folder / "checkpoint.pt"
+        kinds = {"network": network, "optimiser": optimiser, "rate": rate}
         if saved.exists():
             told = torch.load(saved, weights_only=True)
-            for name, part in parts.items():
-                part.load_state_dict(told[name])
+            for name, each in kinds.items():
+                each.load_state_dict(told[name])
             torch.set_rng_state(told["random"])
-            pace.done, accuracy = told["epoch"], told["val"]
-        for epoch in range(pace.done, epochs):
-            pace.epoch()
+            pace.done, order, accuracy = told["done"], told["order"], told["val"]
+        for done in range(pace.done, epochs * parts):
+            part = done % parts
+            pace.part()
+            if part == 0:
+                order = torch.randperm(len(augmented))[: steps * BATCH]
+            drawn = order[part * steps // parts * BATCH : (part + 1) * steps // parts * BATCH]
+            loader = torch.utils.data.DataLoader(
+                augmented, BATCH, sampler=drawn.tolist(), num_workers=feeds.workers(16)
+            )
             gate: Any = _Gate(pace, rate)
             torchvision_epoch(network, nn.CrossEntropyLoss(), optimiser, loader, gate, cell)
-            accuracy = _accuracy(network, torch.utils.data.DataLoader(plain, 256))
-            pace.validated(accuracy)
-            state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
-            state |= {"epoch": epoch + 1, "val": accuracy, "random": torch.get_rng_state()}
+            if part + 1 == parts:
+                accuracy = _accuracy(network, torch.utils.data.DataLoader(plain, 256))
+                pace.validated(accuracy)
+            state: dict[str, Any] = {name: each.state_dict() for name, each in kinds.items()}
+            state |= {"done": done + 1, "order": order, "val": accuracy, "random": torch.get_rng_state()}
             torch.save(state, saved.with_suffix(".new"))
             os.replace(saved.with_suffix(".new"), saved)
         return accuracy

@@ -81,10 +81,11 @@ def append(file: Path, record: Mapping[str, Any]) -> None:
 # --- cells ------------------------------------------------------------------------------------------------
 
 
-def ceiling(seconds: float = 8.0) -> dict[str, float]:
-    """Multiply-adds a second of the convolutions that `convatlas bench` measures."""
-    rates = measure_roof(seconds).rates
-    return {kernel: rates[kernel].per_second for kernel in ("conv fp32", "conv bf16")}
+def beside() -> dict[str, dict[str, float]]:
+    """Multiply-adds a second of the convolutions that `convatlas bench` measures, for what begins after it."""
+    rates = measure_roof(2.0).rates
+    kernels = ("conv fp32", "conv bf16")
+    return {"ceiling_macs_per_second": {kernel: rates[kernel].per_second for kernel in kernels}}
 
 
 @cache
@@ -99,7 +100,7 @@ def observed(work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
     The processes of `work` have ended when it returns, so that their times are ours.
     """
     told: dict[str, Any] = {"measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    told |= {**here(), "ceiling_macs_per_second": ceiling(2.0)}
+    told |= {**here(), **beside()}
     begin, before, own = time.monotonic(), worked(), sum(os.times()[:4])
     try:
         told |= work()

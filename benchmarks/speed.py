@@ -35,7 +35,7 @@ from typing import Any
 from record import HERE, RESULTS, add_since, append, read
 
 CELLS = HERE / "speed-cells.jsonl"
-SECONDS, ROUNDS, LIMIT = 40.0, 7, 300.0
+SECONDS, ROUNDS, STARTS, LIMIT = 40.0, 8, 2, 300.0
 PEERS = ("torchvision", "timm", "lightning")
 SETTINGS = ("default", "amp")  # of the peers
 
@@ -76,6 +76,7 @@ class Cell:
         return [
             *("bench", self.network, "--train", "--batch", str(batch), "--image-size", str(side)),
             *("--data", where, "--seconds", str(seconds), "--rounds", str(rounds)),
+            *("--starts", str(STARTS)),
             *(word for peer in against for word in ("--against", peer)),
             *(["--peer-amp"] if self.peers == "amp" else []),
             *(["--checkpoint-activations"] if recompute else []),

@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from record import dated
+from record import beside, dated
 
 PYTHON = [sys.executable]
 CONVATLAS = [sys.executable, "-m", "convatlas"]
@@ -56,13 +56,14 @@ def seconds(command: Sequence[str]) -> tuple[float, float]:
 
 def main(runs: int) -> None:
     """Measure, alternating, so that a change of the machine's load meets all alike."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
+    ceiling, times = beside(), dict[str, list[tuple[float, float]]]((name, []) for name in COMMANDS)
     for number in range(runs):
         for name, command in COMMANDS.items():
             if number % 3 == 0 or not any(word in name for word in LONG):
                 times[name].append(seconds(command))
     result = {
         "command": f"python benchmarks/startup.py {runs}",
+        **ceiling,
         "seconds": {
             name: {
                 "fastest": round(min(wall for wall, _ in each), 3),

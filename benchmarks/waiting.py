@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from photos import photos
-from record import RESULTS, dated
+from record import RESULTS, beside, dated
 
 from convatlas.train import RunFolder
 
@@ -31,6 +31,7 @@ def main(options: argparse.Namespace) -> None:
     if options.data is None:
         raise SystemExit("BCCD is needed: --data DATA or CONVATLAS_DATA, a folder with bccd.zip.")
     images = photos(options.data / "bccd.zip", Path(tempfile.gettempdir()) / "convatlas-bench-photos")
+    ceiling = beside()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         words = ["train", str(images), *WORDS, "--epochs", str(options.epochs), "--out", str(out)]
@@ -38,6 +39,7 @@ def main(options: argparse.Namespace) -> None:
         timing = [line for line in RunFolder(out).timing() if line.get("kind") == "epoch"]
     report = {
         "command": f"convatlas train PHOTOS {' '.join(WORDS)} --epochs {options.epochs}",
+        **ceiling,
         "waiting_share": [line["waiting_share"] for line in timing],
         "epochs": timing,
     }

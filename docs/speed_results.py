@@ -19,7 +19,15 @@ from convatlas.train.speed import fastest, measurements
 HERE = Path(__file__).parent
 PAGES = tuple(
     HERE / name
-    for name in ("speed-results.md", "speed.md", "data.md", "design/threads.md", "design/kernels.md")
+    for name in (
+        "speed-results.md",
+        "speed.md",
+        "data.md",
+        "augmentation.md",
+        "measure.md",
+        "design/threads.md",
+        "design/kernels.md",
+    )
 )
 RESULTS = HERE.parent / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- speed: (\w+) -->\n).*?(<!-- end of speed -->)", re.DOTALL)
@@ -28,10 +36,14 @@ RECOMPUTE = "recompute"  # in the place of settings
 EPOCH, EPOCHS = 50_000, 30  # what is extrapolated to: all training images of CIFAR-10, a usual length
 MISSING = "Not measured yet.\n"
 OF = {  # which result a table is made of, where it is not `speed`
-    **{name: name for name in ("accuracy", "epochs", "waiting", "startup", "feeding")},
-    **dict.fromkeys(("rule", "kept", "threads", "depthwise"), "rule"),
+    **{
+        name: name
+        for name in ("accuracy", "epochs", "waiting", "startup", "feeding", "augment", "duplicates")
+    },
+    **dict.fromkeys(("rule", "kept", "threads", "depthwise", "updates"), "rule"),
     "spins": "settings",
     "kernels": "kernels",
+    "reports": "inspection",
 }
 Cells = Mapping[str, Mapping[str, Any]]
 
@@ -130,7 +142,7 @@ def epochs(report: Mapping[str, Any]) -> str:
     return (
         table((*header, f"min for {EPOCHS} epochs of {EPOCH:,} (extrapolated)"), rows)
         + f"\n{report['train_images']:,} training images, {report['val_images']:,} of val; {report['date']}. Beside it "
-        f"bf16 convolutions made {' and '.join(f'{rate:.0f}' for rate in rates)} G multiply-adds/s before and after, "
+        f"bf16 convolutions made {min(rates):.0f} to {max(rates):.0f} G multiply-adds/s, "
         f"and others never took more than {busiest:.2f} core.\n"
     )
 
@@ -333,6 +345,15 @@ def depthwise(report: Mapping[str, Any]) -> str:
     return _numbers(("filter", "stride 1", "stride 2"), rows) + _where(report)
 
 
+def updates(report: Mapping[str, Any]) -> str:
+    """Time of a fused update over that of one that takes a tensor after the other."""
+    rows = [
+        [f"`{row['network']}`", f"{row['parameters'] / 1e6:.3g} M", f"{row['fused_over_plain']:.2f}"]
+        for row in report["updates"]
+    ]
+    return _numbers(("network", "weights", "fused / tensor by tensor"), rows) + _where(report)
+
+
 def kernels(report: Mapping[str, Any]) -> str:
     """Milliseconds of a step with compiled loops and without."""
     rows: list[list[str]] = []
@@ -381,6 +402,45 @@ def spins(report: Mapping[str, Any]) -> str:
     return _numbers(("", *columns), rows) + _where(report)
 
 
+def augment(report: Mapping[str, Any]) -> str:
+    """Images a second of the processor's time, ours by the batch beside torchvision's image by image."""
+    rows = [
+        [row["case"], *(f"{row[who]:,}" for who in ("ours", "torchvision")), str(row["ratio"])]
+        for row in report["rows"]
+    ]
+    return _numbers(("", "ours", "torchvision", "ratio"), rows) + _where(report)
+
+
+def duplicates(report: Mapping[str, Any]) -> str:
+    """The share of copies that are known as such, and how many different pictures are taken for the same."""
+    rows: list[list[str]] = []
+    for name, of in report["sources"].items():
+        shares = ", ".join(f"{change} {share:.0%}" for change, share in of["found"].items())
+        alike = f"{of['taken_for_the_same']:,} pairs of {of['pictures']:,} pictures"
+        rows.append([f"{name}, {of['width']}x{of['height']}", shares, alike])
+    header = ("pictures", "copies found", "different files taken for the same")
+    return table(header, rows) + _where(report)
+
+
+def reports(report: Mapping[str, Any]) -> str:
+    """Seconds and memory of the first report on a network, by tool."""
+    tools = list(next(iter(report["medians"].values())))
+    rows = [
+        [
+            f"`{network}`",
+            *(f"{found[tool]['seconds']:.3f} s, {found[tool]['extra_mib']:.0f} MiB" for tool in tools),
+        ]
+        for network, found in report["medians"].items()
+    ]
+    canon = report["canon"]
+    return (
+        _numbers(("network", *tools), rows)
+        + _where(report)
+        + f"\nMedians of {report['runs']} runs in turn. All {canon['networks']:.0f} networks of the canon, built "
+        f"without content and measured in one process: {canon['seconds']:.1f} s.\n"
+    )
+
+
 def _of(row: Mapping[str, Any]) -> str:
     return f"`{row['network']}`, {row['pixels']}, {row['batch']}"
 
@@ -411,9 +471,13 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "kept": kept,
     "threads": threads,
     "depthwise": depthwise,
+    "updates": updates,
     "resnet50": lambda report: resnet50(cells(report)),
     "spins": spins,
     "kernels": kernels,
+    "augment": augment,
+    "reports": reports,
+    "duplicates": duplicates,
 }
 
 

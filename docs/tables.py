@@ -6,7 +6,6 @@ or one of the tables of `audit.md`, `lectures.md`, `lint.md` and `measure.md`.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections import Counter
@@ -256,29 +255,7 @@ def rules() -> str:
     )
 
 
-def reports() -> str:
-    """Seconds and memory of a report on a network, by tool: the newest run of `benchmarks/inspection.py`."""
-    newest = max((PAGES.parents[1] / "benchmarks" / "results").glob("inspection-*.json"))
-    run = json.loads(newest.read_text())
-    tools = list(next(iter(run["medians"].values())))
-    rows = [
-        [
-            f"`{network}`",
-            *(f"{found[tool]['seconds']:.3f} s, {found[tool]['extra_mib']:.0f} MiB" for tool in tools),
-        ]
-        for network, found in run["medians"].items()
-    ]
-    machine, canon = run["machine"], run["canon"]
-    said = (
-        f"Medians of {run['runs']} runs in turn, {run['date']}, {machine['processor']}, {machine['cores']} cores. All "
-        f"{canon['networks']:.0f} networks of the canon, built without content and measured in one process: "
-        f"{canon['seconds']:.1f} s."
-    )
-    return audit_table.markdown(("network", *tools), rows) + "\n" + said
-
-
 TABLES: dict[str, Callable[[], str]] = {
-    "reports": reports,
     "lint_rules": rules,
     "lint_paper": lambda: linted([f"simpnet_{name}" for name in OF_THE_PAPER]),
     "lint_others": lambda: linted(OF_OTHERS),

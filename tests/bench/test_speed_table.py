@@ -218,32 +218,46 @@ class Alternating:
 
     def turn(self, wish: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
         self.asked.append(self.name)
-        return {"seconds": 2.0, "images": 10, "val": 0.5, "peak_bytes": None}, 0.0
+        return {"seconds": 2.0, "images": 10, "val": len(self.asked) / 10, "peak_bytes": None}, 0.0
 
 
-def test_epochs_are_trained_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def epochs_of(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     epochs = script("benchmarks/epochs.py", monkeypatch)
-    asked: list[str] = []
-    sides = {name: Alternating(name, asked) for name in epochs.SIDES}
-    records = list(epochs.turns(sides, 3))
-    assert asked == ["ours", "torchvision", "torchvision", "ours", "ours", "torchvision"]
-    assert [record["epoch"] for record in records] == [1, 1, 2, 2, 3, 3]
+    monkeypatch.setattr(epochs, "beside", lambda: {"ceiling_macs_per_second": {"conv bf16": 5e11}})
+    return epochs
 
 
-def test_epochs_go_on_where_each_side_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours was stopped before its second epoch was on the disk, torchvision behind it."""
-    epochs = script("benchmarks/epochs.py", monkeypatch)
+def test_epochs_are_trained_in_turn(epochs_of: ModuleType) -> None:
+    """An epoch of torchvision's is cut in two, so that no part takes more than some minutes."""
     asked: list[str] = []
-    sides = {"ours": Alternating("ours", asked, 1), "torchvision": Alternating("torchvision", asked, 2)}
-    before = [
-        {"side": side, "epoch": epoch, "seconds": 3.0} for epoch in (1, 2) for side in ("torchvision", "ours")
+    sides = {name: Alternating(name, asked) for name in epochs_of.SIDES}
+    records = list(epochs_of.turns(sides, 2))
+    assert asked == ["ours", "torchvision", "torchvision", "torchvision", "torchvision", "ours"]
+    assert [record["part"] for record in records] == [1, 1, 2, 3, 4, 2]
+    assert all(record["ceiling_macs_per_second"] == {"conv bf16": 5e11} for record in records)
+    whole = epochs_of.whole(records)
+    assert [
+        (each["side"], each["epoch"], each["seconds"], each["images"], each["val"]) for each in whole
+    ] == [
+        ("ours", 1, 2.0, 10, 0.1),
+        ("torchvision", 1, 4.0, 20, 0.3),
+        ("torchvision", 2, 4.0, 20, 0.5),
+        ("ours", 2, 2.0, 10, 0.6),
     ]
-    found = epochs.counted(before[:3], sides)
-    assert len(found) == 3
-    assert [record["epoch"] for record in epochs.turns(sides, 3)] == [2, 3, 3]
-    assert asked == ["ours", "ours", "torchvision"]
+
+
+def test_epochs_go_on_where_each_side_was(epochs_of: ModuleType) -> None:
+    """Ours was stopped before its second epoch was on the disk, torchvision in its second one."""
+    asked: list[str] = []
+    sides = {"ours": Alternating("ours", asked, 1), "torchvision": Alternating("torchvision", asked, 3)}
+    before = [{"side": "ours", "part": 1, "seconds": 3.0}]
+    before += [{"side": "torchvision", "part": part, "seconds": 3.0} for part in (1, 2, 3)]
+    assert epochs_of.counted(before, sides) == before
+    assert [record["part"] for record in epochs_of.turns(sides, 3)] == [4, 2, 3, 5, 6]
+    assert asked == ["torchvision", "ours", "ours", "torchvision", "torchvision"]
     with pytest.raises(SystemExit, match="torchvision was killed between its checkpoint and its line"):
-        epochs.counted(before[:2], sides)
+        epochs_of.counted(before[:3], sides)
 
 
 # --- the page -------------------------------------------------------------------------------------------
@@ -300,30 +314,30 @@ def test_accuracies_are_told(page: ModuleType) -> None:
     )
 
 
-def cifar(folder: Path) -> Path:
-    """160 pictures as CIFAR-10's archive has them."""
+def cifar(folder: Path, images: int = 160) -> Path:
+    """Pictures as CIFAR-10's archive has them."""
     random, path = np.random.default_rng(0), folder / "cifar10.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for image in range(160):
+        for image in range(images):
             with archive.open(f"train/{image % 10}/{image}.png", "w") as file:
                 Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file, "png")
     return path
 
 
-@pytest.mark.parametrize(("number", "stop"), [(2, 3), (3, 5)])
+@pytest.mark.parametrize(("number", "stop"), [(2, 4), (3, 8)])
 def test_both_loops_train_epochs_in_processes_of_their_own(
     number: int,
     stop: int,
     tmp_path: Path,
+    epochs_of: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Also when they are stopped as one side has all its epochs behind it, and the other one has one before it."""
-    cifar(tmp_path)
-    epochs = script("benchmarks/epochs.py", monkeypatch)
-    monkeypatch.setattr(epochs, "ceiling", dict)
+    """Also when they are stopped within an epoch, or as one side has all of them behind it."""
+    cifar(tmp_path, 320)
+    epochs = epochs_of
     chosen = argparse.Namespace(
-        data=tmp_path, epochs=number, seed=0, limit=140, results=tmp_path, kept=tmp_path / "kept", again=False
+        data=tmp_path, epochs=number, seed=0, limit=280, results=tmp_path, kept=tmp_path / "kept", again=False
     )
     turns = epochs.turns
 
@@ -337,17 +351,22 @@ def test_both_loops_train_epochs_in_processes_of_their_own(
             epochs.main(chosen)
     epochs.main(chosen)
     *records, told = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert [(record["side"], record["epoch"]) for record in records] == [
+    assert [(record["side"], record["part"]) for record in records] == [
         ("ours", 1),
         ("torchvision", 1),
         ("torchvision", 2),
+        ("torchvision", 3),
+        ("torchvision", 4),
         ("ours", 2),
         ("ours", 3),
-        ("torchvision", 3),
-    ][: 2 * number]
-    assert all(record["images"] == 128 and 0 <= record["val"] < 1 for record in records)
+        ("torchvision", 5),
+        ("torchvision", 6),
+    ][: 3 * number]
+    sides = ["ours", "torchvision", "torchvision", "ours", "ours", "torchvision"]
+    assert [each["side"] for each in told["epochs"]] == sides[: 2 * number]
+    assert all(each["images"] == 256 and 0 <= each["val"] < 1 for each in told["epochs"])
     assert told["facts"]["torchvision"]["precision"] == "fp32"
-    assert (told["train_images"], told["val_images"]) == (140, 20)
+    assert (told["train_images"], told["val_images"]) == (280, 30)
     assert not list(tmp_path.glob("*.json"))  # so few images are no measurement
     assert not list((tmp_path / "kept").iterdir())  # nothing is left unfinished
 
@@ -387,7 +406,7 @@ def test_epochs_are_told(page: ModuleType) -> None:
     assert "| ours | bf16 autocast, channels-last | 180, 180 | 50.00, 60.00 | 250 | 100 |" in told
     assert "| torchvision | fp32, NCHW | 450, 450 | 45.00, 65.00 | 100 | 250 |" in told
     assert "min for 30 epochs of 50,000 (extrapolated)" in told
-    assert "500 and 510 G multiply-adds/s before and after, and others never took more than 0.01 core" in told
+    assert "500 to 510 G multiply-adds/s, and others never took more than 0.01 core" in told
 
 
 WAITING = {
@@ -476,6 +495,10 @@ RULE = {
         {"kernel": 3, "strided": False, "bf16_over_float32": 0.59},
         {"kernel": 3, "strided": True, "bf16_over_float32": 4.7},
     ],
+    "updates": [
+        {"network": "lenet5", "parameters": 60_000, "fused_over_plain": 0.5},
+        {"network": "mobilenet_v2", "parameters": 3_504_872, "fused_over_plain": 1.04},
+    ],
 }  # fmt: skip
 SETTINGS = {
     "date": "2026-11-21",
@@ -499,6 +522,35 @@ KERNELS = {
 }  # fmt: skip
 
 
+AUGMENT = {
+    "date": "2026-11-21",
+    "machine": {"processor": "abacus", "cores": 2},
+    "rows": [{"case": "32 px, TrivialAugment", "ours": 76_868, "torchvision": 9_450, "ratio": 8.1}],
+}
+DUPLICATES = {
+    "date": "2026-11-21",
+    "machine": {"processor": "abacus", "cores": 2},
+    "sources": {
+        "CIFAR-10": {
+            "width": 32, "height": 32, "found": {"JPEG 95": 1.0, "JPEG 75": 0.8304}, "pictures": 60_000,
+            "taken_for_the_same": 23,
+        }
+    },
+}  # fmt: skip
+REPORTS = {
+    "date": "2026-11-21",
+    "machine": {"processor": "abacus", "cores": 2},
+    "runs": 5,
+    "medians": {
+        "vgg16": {
+            "convatlas": {"seconds": 0.0091, "extra_mib": 3.2},
+            "fvcore": {"seconds": 0.272, "extra_mib": 96.9},
+        }
+    },
+    "canon": {"networks": 197.0, "seconds": 18.61},
+}
+
+
 def test_feeding_is_told(page: ModuleType) -> None:
     told = page.feeding(FEEDING)
     row = "| 500x375, 46 kB each, training | 900 (890-910) | 750 (740-760) |  |  |  | **1.80** (1.20-2.00) |"
@@ -516,6 +568,15 @@ def test_settings_are_told(page: ModuleType) -> None:
     assert "| 25 px | 296 | 325 | 1.10 |" in page.kernels(KERNELS)
 
 
+def test_augmentation_and_reports_are_told(page: ModuleType) -> None:
+    assert "| 32 px, TrivialAugment | 76,868 | 9,450 | 8.1 |" in page.augment(AUGMENT)
+    row = "| CIFAR-10, 32x32 | JPEG 95 100%, JPEG 75 83% | 23 pairs of 60,000 pictures |"
+    assert row in page.duplicates(DUPLICATES)
+    told = page.reports(REPORTS)
+    assert "| `vgg16` | 0.009 s, 3 MiB | 0.272 s, 97 MiB |" in told
+    assert "Medians of 5 runs in turn. All 197 networks of the canon, built without content" in told
+
+
 def test_the_rule_is_told(page: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     told = page.rule(RULE)
     assert "| `lenet5`, 32, 32 | 40 | **80** |  | 60 |  |  | 200 |" in told
@@ -523,6 +584,7 @@ def test_the_rule_is_told(page: ModuleType, monkeypatch: pytest.MonkeyPatch) -> 
     assert page.threads(RULE).splitlines()[2:3] == ["| `lenet5`, 32, 32 | 80 | 50 | 60 | 55 |"]
     assert "| `mobilenet_v2`, 224, 16 | 50 | 65 | 64.5 | 1.30 | 400 | 500 | 450 |" in page.kept(RULE)
     assert "| 3x3 | 0.59 | 4.70 |" in page.depthwise(RULE)
+    assert "| `mobilenet_v2` | 3.5 M | 1.04 |" in page.updates(RULE)
     known = [
         {**row, "date": "2026-11-20", "measured": [{**way("32", True), "images_per_second": 1}]}
         for row in RULE["rows"]
@@ -540,7 +602,8 @@ def test_the_pages_are_filled_and_checked(
     assert all("<!--" not in page.BLOCK.sub("", text) for text in texts)  # every mark is one that is filled
     reports = {"speed": report(speed), "accuracy": ACCURACY, "epochs": EPOCHS}
     reports |= {"waiting": WAITING, "startup": STARTUP, "feeding": FEEDING, "settings": SETTINGS}
-    reports |= {"rule": RULE, "kernels": KERNELS}
+    reports |= {"rule": RULE, "kernels": KERNELS, "augment": AUGMENT, "inspection": REPORTS}
+    reports["duplicates"] = DUPLICATES
     monkeypatch.setattr(page, "newest", lambda what: reports[what])
     files = [tmp_path / file.name for file in page.PAGES]
     monkeypatch.setattr(page, "PAGES", files)
@@ -635,13 +698,14 @@ def test_the_rule_is_measured_cell_by_cell(
     monkeypatch.setattr(rule_of, "rates", rates)
     monkeypatch.setattr(rule_of, "peak", lambda name, batch, speed: len(speed.memory))
     monkeypatch.setattr(rule_of.Layers, "run", lambda *_: {"depthwise": RULE["depthwise"]})
+    monkeypatch.setattr(rule_of.Updates, "run", lambda *_: {"updates": RULE["updates"]})
     wish: dict[str, Any] = {"cells": tmp_path / "cells.jsonl", "results": tmp_path}
     assert rule_of.main(options(tmp_path, **wish, only="*lenet5*")) == 0
     assert [(name, batch, len(tried)) for name, batch, tried in asked] == [
         ("lenet5", 32, 6),
         ("lenet5", 256, 6),
     ]
-    assert "4 of 6 cells are missing" in capsys.readouterr().out
+    assert "5 of 7 cells are missing" in capsys.readouterr().out
     assert rule_of.main(options(tmp_path, **wish)) == 0
     (_, _, ways), (_, _, kinds) = asked[2:]
     assert [len(speed.float32) for speed in ways] == [0, 0, 0, 0, 4, 17]  # strided ones, all of them
@@ -659,7 +723,7 @@ def test_the_rule_is_measured_cell_by_cell(
     capsys.readouterr()
     assert rule_of.main(options(tmp_path, **wish, only="mobilenet_v2/16/ways", since="2026-11-22")) == 0
     assert len(asked) == 5
-    assert "6 of 6 cells are missing" in capsys.readouterr().out  # the clock has stood still
+    assert "7 of 7 cells are missing" in capsys.readouterr().out  # the clock has stood still
     with pytest.raises(SystemExit, match="no cell is called"):
         rule_of.main(options(tmp_path, **wish, only="lenet6/*"))
 
@@ -683,6 +747,7 @@ def test_a_cell_that_fails_costs_no_other(
     monkeypatch.setattr(rule_of, "peak", lambda *_: 1)
     monkeypatch.setattr(rule_of, "rates", rates)
     monkeypatch.setattr(rule_of.Layers, "run", lambda *_: {"depthwise": RULE["depthwise"]})
+    monkeypatch.setattr(rule_of.Updates, "run", lambda *_: {"updates": RULE["updates"]})
     elsewhere = {"cell": "depthwise", "failure": "no memory", **WHEN}  # is no figure for the cells behind it
     (tmp_path / "cells.jsonl").write_text(json.dumps(elsewhere) + "\n")
     assert rule_of.main(options(tmp_path, cells=tmp_path / "cells.jsonl", only="mobilenet_v2/*/ways")) == 0
@@ -691,7 +756,7 @@ def test_a_cell_that_fails_costs_no_other(
     out = capsys.readouterr().out
     assert out.count("no memory for lenet5; 1.0 s, others took 0.00 core; it will be measured again") == 2
     assert "mobilenet_v2/16/peak: usual 0 MiB, kept 0 MiB, trimmed 0 MiB" in out
-    assert "4 of 6 cells are missing." in out
+    assert "4 of 7 cells are missing." in out
 
 
 def test_a_result_becomes_the_table_of_the_rule(rule_of: ModuleType, tmp_path: Path) -> None:
@@ -727,7 +792,7 @@ def test_a_result_becomes_the_table_of_the_rule(rule_of: ModuleType, tmp_path: P
         Device("cpu", bf16=True),
         table=json.loads((tmp_path / "speed.json").read_text()),
     )
-    assert (len(found.float32), found.memory) == (4, "trimmed")
+    assert (len(found.float32), found.memory, found.fused) == (4, "trimmed", False)
 
 
 def test_the_table_of_the_rule_was_measured(rule_of: ModuleType) -> None:
@@ -746,9 +811,79 @@ def test_layers_and_peaks_are_measured(rule_of: ModuleType, monkeypatch: pytest.
         itertools.product((3, 5, 7), (False, True))
     )
     assert all(row["bf16_over_float32"] > 0 for row in rows)
+    monkeypatch.setattr(rule_of, "NETWORKS", {"lenet5": (32, 256, "")})
+    (row,) = rule_of.updates()
+    assert (row["network"], row["parameters"]) == ("lenet5", 61_706)
+    assert 0 < row["fused_over_plain"] < 100
     assert 2**27 < rule_of.peak("lenet5", 32, Speed(precision="bf16", memory="kept")) < 2**32
     with pytest.raises(subprocess.CalledProcessError):
         rule_of.peak("lenet6", 32, Speed())
+
+
+@pytest.mark.parametrize("name", ["augment", "inspection"])
+def test_what_is_told_by_cells_goes_on_and_is_whole(
+    name: str, tmp_path: Path, record: ModuleType, page: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One cell is measured, then the others; the result has a row for each of them."""
+    assert record.here()["processor"] == "abacus"
+    measures = script(f"benchmarks/{name}.py", monkeypatch)
+    made: list[tuple[str, ...]] = []
+    if name == "augment":
+        monkeypatch.setattr(measures, "BATCHES", {16: 2, 24: 1})
+        monkeypatch.setattr(measures, "BATCH", 4)
+        only, several = "24 px, TrivialAugment", 6
+    else:
+
+        def child(*words: str) -> dict[str, float]:
+            made.append(words)
+            seconds = 1.0 + len(made) if words[-1] != "convatlas" else 0.5
+            return {"seconds": seconds, "again": 0.1, "extra_mib": 8.0, "networks": 197.0}
+
+        monkeypatch.setattr(measures, "child", child)
+        only, several = "vgg16/1", 6
+    options = argparse.Namespace(
+        only=only, list=False, again=False, since="", cells=tmp_path / "cells.jsonl", results=tmp_path, rounds=2,
+        networks="vgg16,resnet50", runs=2,
+    )  # fmt: skip
+    assert measures.main(options) == 0
+    assert not list(tmp_path.glob("*.json"))
+    (first,) = options.cells.read_text().splitlines()
+    options.only = "*"
+    assert measures.main(options) == 0
+    assert options.cells.read_text().splitlines()[0] == first
+    assert len(options.cells.read_text().splitlines()) == several
+    (file,) = tmp_path.glob(f"{name}-*.json")
+    told = json.loads(file.read_text())
+    assert len(told["cells"]) == several
+    assert all(cell["ceiling_macs_per_second"] for cell in told["cells"].values())
+    if name == "augment":
+        row = told["rows"][0]
+        assert row["ratio"] == pytest.approx(row["ours"] / row["torchvision"], rel=0.9)
+        assert page.augment(told).count(" px, ") == several
+    else:
+        assert len(made) == 2 * (2 * len(measures.TOOLS) + 1)
+        assert told["medians"]["vgg16"]["convatlas"]["seconds"] == 0.5
+        assert told["times faster"]["vgg16"]["quickest default use"] > 1
+        assert "All 197 networks" in page.reports(told)
+
+
+def test_copies_are_looked_for_in_all_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pictures of noise with a copy of one among them, which is a pair; each copy of a picture is found."""
+    duplicates = script("benchmarks/duplicates.py", monkeypatch)
+    random = np.random.default_rng(0)
+    (tmp_path / "a").mkdir()
+    for number in range(6):
+        coarse = Image.fromarray(random.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+        coarse.resize((140, 100), Image.Resampling.BICUBIC).save(tmp_path / "a" / f"{number}.png")
+    (tmp_path / "a" / "again.jpg").write_bytes(duplicates.jpeg(Image.open(tmp_path / "a" / "3.png"), 75))
+    told = duplicates.of_source(tmp_path, 4)
+    assert told["found"] == dict.fromkeys(
+        ("JPEG 95", "JPEG 75", "JPEG 50", "75% of the side", "50% of the side"), 1.0
+    )
+    assert (told["pictures"], told["copied"], told["taken_for_the_same"]) == (7, 4, 1)
+    assert [set(pair) for pair in told["pairs"]] == [{"a/3.png", "a/again.jpg"}]
+    monkeypatch.setattr(duplicates, "changes", lambda _: {"another": lambda _: duplicates.jpeg(coarse, 90)})
+    assert duplicates.of_source(tmp_path, 4)["found"]["another"] <= 0.25
 
 
 def test_settings_are_compared_in_turn(
@@ -802,7 +937,7 @@ def test_what_others_took_is_counted_without_the_work(monkeypatch: pytest.Monkey
     """All processors worked for 3 s, of which the child of the work took its own time, in a work of 2 s and more."""
     record = script("benchmarks/record.py", monkeypatch)
     whole = iter([100.0, 103.0])
-    monkeypatch.setattr(record, "ceiling", lambda _: {"conv bf16": 5e11})
+    monkeypatch.setattr(record, "beside", lambda: {"ceiling_macs_per_second": {"conv bf16": 5e11}})
     monkeypatch.setattr(record, "worked", lambda: next(whole))
     code = (
         "import time\nuntil = time.process_time() + 1\nwhile time.process_time() < until: pass\ntime.sleep(1)"
@@ -841,19 +976,19 @@ def test_a_day_is_a_day(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
         record.day(wrong)
 
 
-@pytest.mark.parametrize("side", ["ours", "torchvision"])
+@pytest.mark.parametrize(("side", "parts"), [("ours", 1), ("torchvision", 1), ("torchvision", 2)])
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
-    side: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    side: str, parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loops = script("benchmarks/loops.py", monkeypatch)
-    data = open_data(cifar(tmp_path), seed=0)
+    data = open_data(cifar(tmp_path, 320), seed=0)
 
     class Stops(loops.Pace):
         def __init__(self, after: int) -> None:
             super().__init__()
             self.after = after
 
-        def epoch(self) -> None:
+        def part(self) -> None:
             self.after -= 1
             if self.after < 0:
                 raise KeyboardInterrupt
@@ -862,12 +997,12 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
         if side == "ours":
             return loops.ours(data, "resnet20_cifar", {}, 3, 0, Stops(after), kept=kept)
         make = partial(create_model, "resnet20_cifar", num_classes=10)
-        return loops.torchvision(data, make, 3, 0, Stops(after), kept=kept)
+        return loops.torchvision(data, make, 3, 0, Stops(after), parts=parts, kept=kept)
 
-    whole = train(tmp_path / "whole", 3)
+    whole = train(tmp_path / "whole", 3 * parts)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "stopped", 1)
-    assert train(tmp_path / "stopped", 2) == whole
+    assert train(tmp_path / "stopped", 3 * parts - 1) == whole
     weights = [state_of(tmp_path / name, side) for name in ("whole", "stopped")]
     assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
