@@ -86,6 +86,11 @@ class Case:
 
     @property
     def name(self) -> str:
+        """`32 px, TrivialAugment, 9 rounds`."""
+        return f"{self.case}, {self.rounds} rounds"
+
+    @property
+    def case(self) -> str:
         """`32 px, TrivialAugment`."""
         return f"{self.side} px, {self.augmentation}"
 
@@ -135,7 +140,7 @@ def main(options: argparse.Namespace) -> int:
         "batch": BATCH,
         "rounds": options.rounds,
         "rows": [
-            {"case": cell.name, **medians(found[cell.name]), "turns": found[cell.name]["images_per_second"]}
+            {"case": cell.case, **medians(found[cell.name]), "turns": found[cell.name]["images_per_second"]}
             for cell in every
         ],
         "cells": {cell.name: stamps(found[cell.name]) for cell in every},

@@ -93,7 +93,7 @@ class InTurn(Pace):
         """Wait until it is our turn."""
         self.answer()
         self.pipe.ask()
-        self.begin, self.images, self.val = time.perf_counter(), 0, None
+        self.begin, self.seconds, self.images, self.val = time.perf_counter(), 0.0, 0, None
 
     def step(self, images: int) -> None:
         """The clock is read after every step, so that the last one counts."""

@@ -381,9 +381,9 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.data is None or not (Path(chosen.data) / "bccd.zip").is_file():
         parser.error("the photographs are missing: name the folder of bccd.zip with --data or CONVATLAS_DATA")
+    begun, ceiling = os.getloadavg(), beside()
     torch.set_num_threads(1)
     kind, quick = "feeding-accuracy" if chosen.accuracy else "feeding", " --quick" if chosen.quick else ""
-    begun, ceiling = os.getloadavg(), beside()
     if chosen.accuracy:
         found = accuracy(Path(chosen.data), *((2, 1) if chosen.quick else (5, 3)))
     else:

@@ -18,7 +18,7 @@ convatlas makes its whole report (parameters, multiply-adds, other operations, a
 is used as its page shows it first, with an image of the network's size, and on the meta device, with a network that
 is there already; fvcore and ptflops as their pages show. Nobody prints. Then the canon: the seconds that one process
 takes to build all of its networks without content and to measure them. The result goes to
-`benchmarks/results/inspection-DATE.json`, from which `python docs/tables.py` makes the table of docs/measure.md.
+`benchmarks/results/inspection-DATE.json`, from which `python docs/speed_results.py` makes the table of docs/measure.md.
 Measured, never asserted. Linux only.
 """
 

@@ -35,7 +35,7 @@ from typing import Any
 from record import HERE, RESULTS, add_since, append, read
 
 CELLS = HERE / "speed-cells.jsonl"
-SECONDS, ROUNDS, STARTS, LIMIT = 40.0, 8, 2, 300.0
+SECONDS, ROUNDS, STARTS, LIMIT = 50.0, 12, 2, 300.0
 PEERS = ("torchvision", "timm", "lightning")
 SETTINGS = ("default", "amp")  # of the peers
 

@@ -1,7 +1,7 @@
 """Write the tables of the pages from the code: `python docs/tables.py`, or with --check compare only.
 
 A page has its table between `<!-- table: NAME -->` and `<!-- end of table -->`; the prose is by hand. NAME is a family,
-or one of the tables of `audit.md`, `lectures.md`, `lint.md` and `measure.md`.
+or one of the tables of `audit.md`, `lectures.md` and `lint.md`.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ def filled(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    others = [PAGES.parent / name for name in ("audit.md", "lectures.md", "lint.md", "measure.md")]
+    others = [PAGES.parent / name for name in ("audit.md", "lectures.md", "lint.md")]
     pages = [*sorted(PAGES.glob("*.md")), *(page for page in others if page.exists())]
     stale = [page for page in pages if filled(page.read_text()) != page.read_text()]
     for page in stale:

@@ -254,6 +254,9 @@ def test_a_relu_whose_input_is_needed_does_not_overwrite() -> None:
             "d": nn.Sequential(bare, nn.Conv2d(3, 3, 1), nn.Dropout(), nn.ReLU()),
             "e": nn.Sequential(nn.Conv2d(3, 3, 1), alone),
             "f": nn.Sequential(nn.BatchNorm2d(3), nn.GELU(), nn.SiLU(), nn.ReLU()),
+            "g": nn.Sequential(
+                nn.Sequential(nn.Conv2d(3, 3, 1)), nn.ReLU()
+            ),  # who knows what its forward does
         }
     )
     with overwriting(network):
@@ -268,10 +271,24 @@ def test_a_residual_that_is_looked_at_is_not_overwritten(looked_at: str) -> None
     first.get_submodule(looked_at).register_forward_hook(lambda _, __, out: seen.append((out, out.clone())))
     with overwriting(network):
         network(torch.randn(2, 3, 32, 32))
+        assert first.inplace == (looked_at == "residual.conv3")  # BatchNorm reads that, and it stays
         assert second.inplace
     ((kept, copy),) = seen
     assert torch.equal(kept, copy)
     assert not any(each.inplace for each in network.modules() if isinstance(each, Block))
+
+
+def test_a_sequence_that_does_more_is_not_overwritten() -> None:
+    class Squashed(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).sigmoid()
+
+    block = create_model("resnet18", num_classes=3).get_submodule("features.conv2_x.0")
+    assert isinstance(block, Block)
+    block.residual = Squashed(*block.residual)
+    with overwriting(block):
+        assert not block.inplace
+        block(torch.randn(2, 64, 8, 8)).sum().backward()
 
 
 def test_a_sum_of_two_precisions_is_not_written_into_the_smaller_one() -> None:

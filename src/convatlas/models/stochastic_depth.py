@@ -29,6 +29,8 @@ class SurvivingBlock(Block):
     and weight decay go on as in the authors' code, and processes that left out other blocks can add their gradients.
     """
 
+    private_outputs = ()  # a block that is left out has no residual
+
     def __init__(self, convs: Sequence[Conv], added: nn.Module, survival: float) -> None:
         super().__init__(convs, added)
         self.survival = survival

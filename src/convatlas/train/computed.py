@@ -80,9 +80,9 @@ def overwriting(network: nn.Module) -> Generator[None]:
     """Let modules overwrite what another one made for them alone: the same bits with less memory to fill.
 
     A ReLU overwrites its input between neighbours in a Sequential, the first of which needs only its own input for its
-    gradients, and where the module around it says so by `private_inputs`. A module that names children as
-    `private_outputs` may overwrite what they give, if those end in such a layer. What is used elsewhere too, or looked
-    at by a hook, is left alone.
+    gradients, and where the module around it says so by `private_inputs`. A module with `inplace` of its own that names
+    sequences of its own as `private_outputs` may overwrite what they give, if they end in such a layer. What is used
+    elsewhere too, or looked at by a hook, is left alone.
     """
     chosen = [*_overwriting_relus(network), *_overwriting_sums(network)]
     for module in chosen:
@@ -101,7 +101,7 @@ def _overwriting_relus(network: nn.Module) -> list[nn.Module]:
         before = None
         for name, child in parent._modules.items():  # pyright: ignore[reportPrivateUsage]
             if isinstance(child, nn.ReLU | nn.ReLU6) and not child.inplace:
-                made = isinstance(parent, nn.Sequential) and before is not None and _made(before)
+                made = isinstance(parent, nn.Sequential) and before is not None and _makes(before)
                 private = (made or name in said) and not _hooked(child) and child not in alone
                 (alone.append if private else elsewhere.add)(child)
             before = child
@@ -114,15 +114,19 @@ def _overwriting_sums(network: nn.Module) -> list[nn.Module]:
         for module in network.modules()
         if (names := getattr(module, "private_outputs", ()))
         and not module.inplace
-        and all(_made(module.get_submodule(name)) for name in names)
+        and all(_ends_with_maker(module.get_submodule(name)) for name in names)
     ]
 
 
-def _made(maker: nn.Module) -> bool:
+def _makes(module: nn.Module) -> bool:
     """Whether a module is done with its output when it gives it, and nobody looks at that output."""
-    if isinstance(maker, nn.Sequential) and len(maker):
-        return not _hooked(maker) and _made(maker[-1])
-    return isinstance(maker, _MAKERS) and not _hooked(maker)
+    return isinstance(module, _MAKERS) and not _hooked(module)
+
+
+def _ends_with_maker(module: nn.Module) -> bool:
+    """Whether the last of a sequence, which does nothing of its own, is such a module."""
+    plain = type(module).forward is nn.Sequential.forward and not _hooked(module)
+    return plain and bool(len(module)) and _makes(module[-1])  # pyright: ignore[reportArgumentType, reportIndexIssue]
 
 
 _MAKERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)  # their gradients need what came in, not what went out
