@@ -80,6 +80,7 @@ def test_races_of_new_processes_are_put_together() -> None:
     assert laps.rates()["a"].dropped == 1
     assert laps.ratios("a")["b"].ratio == 24.0 / 8.0
     assert laps.facts["a"] is sides[0].facts
+    assert (first.starts, laps.starts) == (1, 2)
     assert joined([first]) == first
 
 

@@ -95,6 +95,7 @@ def test_a_network_with_settings_is_the_same_on_all_sides(capsys: pytest.Capture
     shown = capsys.readouterr()
     assert shown.err.count("starting torchvision") == 2
     told = json.loads(shown.out)
+    assert told["starts"] == 2
     assert all(len(side["blocks"]) >= 2 for side in told["sides"].values())
     wanted = sum(each.numel() for each in create_model("resnet18", stem="3x3", width=8).parameters())
     for side in told["sides"].values():

@@ -70,10 +70,11 @@ class Ratio:
 
 @dataclass
 class Laps:
-    """The blocks of a race by side, in the order of the sides."""
+    """The blocks of a race by side, in the order of the sides; `starts`: how often each was started for them."""
 
     blocks: dict[str, list[Block]]
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    starts: int = 1
 
     def rates(self) -> dict[str, Rate]:
         """The rate of each side."""
@@ -98,7 +99,7 @@ def joined(races: Sequence[Laps]) -> Laps:
     """The blocks of several races of the same sides, and the facts of the first one."""
     first = races[0]
     blocks = {name: [block for laps in races for block in laps.blocks[name]] for name in first.blocks}
-    return Laps(blocks, first.facts)
+    return Laps(blocks, first.facts, sum(laps.starts for laps in races))
 
 
 def counted(blocks: Sequence[Block]) -> list[Block]:

@@ -72,6 +72,7 @@ class Result:
             "cell": self.cell.to_json(),
             "quiet": self.laps.quiet,
             "quiet_below_cores": QUIET,
+            "starts": self.laps.starts,
             "sides": {
                 name: {
                     "images_per_second": asdict(rates[name]),
