@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import HERE, Records, add_options, dated, measured, stamps
+from record import HERE, Records, add_options, dated, ends, measured, stamps
 from torchvision.transforms import v2
 
 from convatlas.data import Augment, Preprocessing
@@ -153,4 +153,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     add_options(parser, CELLS)
     parser.add_argument("--rounds", type=int, default=9)
-    raise SystemExit(main(parser.parse_args()))
+    ends(main, parser.parse_args())

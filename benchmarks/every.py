@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from record import HERE, RESULTS, add_since
+from record import HERE, RESULTS, add_since, ends
 
 FILES: Mapping[str, bool] = {  # in this order, and whether it needs real pictures
     "speed": False,  # leaves out the cells of real pictures without them
@@ -88,4 +88,4 @@ if __name__ == "__main__":
     parser.add_argument(
         "--list", action="store_true", help="print the files with their newest results, and run none"
     )
-    raise SystemExit(main(parser.parse_args()))
+    ends(main, parser.parse_args())

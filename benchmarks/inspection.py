@@ -37,7 +37,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from record import HERE, Records, add_options, dated, measured, stamps
+from record import HERE, Records, add_options, dated, ends, measured, stamps
 
 CELLS = HERE / "inspection-cells.jsonl"
 CANON = "canon"
@@ -295,4 +295,4 @@ if __name__ == "__main__":
         warnings.simplefilter("ignore")
         print(json.dumps(canon() if chosen.cell == [CANON] else cell(*chosen.cell)))
     else:
-        raise SystemExit(main(chosen))
+        ends(main, chosen)

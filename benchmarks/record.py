@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from convatlas.bench.pool import QUIET
 from convatlas.bench.processors import worked
@@ -159,6 +159,15 @@ def measured(cells: Sequence[Cell], options: argparse.Namespace) -> Records | No
     if missing and not options.list:
         print(f"{len(missing)} of {len(cells)} cells are missing.")
     return None if missing or options.list else {cell.name: found[cell.name] for cell in cells}
+
+
+def ends(main: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> NoReturn:
+    """Leave the process with what `main` gives; Ctrl-C is no error of ours."""
+    try:
+        raise SystemExit(main(options))
+    except KeyboardInterrupt:
+        print("stopped; what was done is kept.")
+        raise SystemExit(130) from None
 
 
 # --- options and files ------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from record import HERE, Records, add_options, dated, measured, stamps
+from record import HERE, Records, add_options, dated, ends, measured, stamps
 from speed import NETWORKS
 from steps import RECIPE, built, environment, peak, rates, shape_of
 from torch import nn
@@ -406,4 +406,4 @@ if __name__ == "__main__":
     elif given.adopt:
         adopt(given.results, TABLE)
     else:
-        raise SystemExit(main(given))
+        ends(main, given)

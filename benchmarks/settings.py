@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from record import HERE, Records, add_options, dated, measured, stamps
+from record import HERE, Records, add_options, dated, ends, measured, stamps
 from speed import NETWORKS
 from steps import OURS, built, environment, rates, shape_of
 
@@ -127,4 +127,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     add_options(parser, CELLS)
     parser.add_argument("--turns", type=int, default=4, help="processes for each way in which threads wait")
-    raise SystemExit(main(parser.parse_args()))
+    ends(main, parser.parse_args())

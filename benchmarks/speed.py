@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from record import HERE, RESULTS, add_since, append, read
+from record import HERE, RESULTS, add_since, append, ends, read
 
 CELLS = HERE / "speed-cells.jsonl"
 SECONDS, ROUNDS, STARTS, LIMIT = 50.0, 12, 2, 300.0
@@ -206,4 +206,4 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--cells", type=Path, default=CELLS)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    raise SystemExit(main(parser.parse_args()))
+    ends(main, parser.parse_args())

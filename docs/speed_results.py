@@ -70,6 +70,11 @@ def _rate(images_per_second: float) -> str:
     return f"{images_per_second:,.0f}" if images_per_second >= 1000 else f"{images_per_second:.4g}"
 
 
+def _ratio(ratio: float) -> str:
+    """Two digits, three where these would say 1.00 of what is less."""
+    return f"{ratio:.3f}" if 0.995 <= ratio < 1 else f"{ratio:.2f}"
+
+
 def mean_ratio(found: Cells, settings: str, data: str | None = None) -> float:
     """The geometric mean over networks of our rate over the fastest peer's; of noise and pictures together if None."""
     ratios = [
@@ -93,7 +98,7 @@ def speed(found: Cells, settings: str) -> str:
         row.append(_rate(ours["images_per_second"]["median"]))
         for peer in PEERS:
             each = result["ratios"][peer]
-            words = f"{each['ratio']:.2f} ({each['low']:.2f} to {each['high']:.2f})"
+            words = f"{_ratio(each['ratio'])} ({each['low']:.2f} to {each['high']:.2f})"
             row.append(f"**{words}**" if peer == result["fastest_peer"] else words)
         line = result["roofline"]
         row += [line["dtype"], f"{line['reached']:.0%}", f"{line['arithmetic_reached']:.0%}"]

@@ -102,6 +102,18 @@ def test_a_shape_is_that_of_pytorch(name: str) -> None:
     assert sum(certain) >= 5, "the rule is used"
 
 
+def test_the_canon_without_content_loads_no_compiler() -> None:
+    """As `convatlas list` builds it: what draws a tensor on the meta device would load one."""
+    code = (
+        "import sys; from convatlas.layers.blueprint import blueprint\n"
+        "from convatlas.models import create_model, list_models\n"
+        "with blueprint(): drawn = [create_model(name) for name in list_models()]\n"
+        "print([m for m in ('torch._dynamo', 'torch._inductor', 'sympy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "name", ["resnet50", "densenet121", "efficientnet_b0", "vgg16", "inception_v3", "lenet5"]
 )

@@ -9,15 +9,20 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+_DRAWING = (
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+)  # which load torch's compiler for a tensor without content
+
 
 class _Undrawn(TorchFunctionMode):
-    """`torch.nn.init` leaves meta tensors as they are: to draw what has no content is half the time of building."""
+    """What draws leaves meta tensors as they are: to draw what has no content is half the time of building."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__module__", "") == "torch.nn.init":
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in _DRAWING:
             tensor = kwargs.get("tensor", args[0] if args else None)
             if tensor is not None and tensor.is_meta:
                 return tensor
