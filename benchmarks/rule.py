@@ -57,22 +57,6 @@ CHANNELS, MAPS, IMAGES, STEPS = 144, 56, 16, 15  # of the depthwise layers, and 
 # --- single layers ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Layers:
-    """Depthwise convolutions between layers in bf16, in a process whose threads wait as those of the command line."""
-
-    name: str = "depthwise"
-    timed: bool = True
-
-    def run(self, _: Records) -> dict[str, Any]:
-        """Their times, as a row of the table each."""
-        return {"depthwise": told("--layers")}
-
-    def words(self, record: Mapping[str, Any]) -> str:
-        """The ratios."""
-        return ", ".join(str(row["bf16_over_float32"]) for row in record["depthwise"])
-
-
 def layers() -> list[dict[str, Any]]:
     """Seconds of forward and backward in bf16 over those in float32, which has the casts from bf16 and back to it."""
     allocator.keep()
@@ -102,22 +86,6 @@ def layers() -> list[dict[str, Any]]:
 # --- updates ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Updates:
-    """Updates of all weights, fused and tensor by tensor, in a process whose threads wait as those of the command."""
-
-    name: str = "updates"
-    timed: bool = True
-
-    def run(self, _: Records) -> dict[str, Any]:
-        """Their times, as a row of the table for each network."""
-        return {"updates": told("--updates")}
-
-    def words(self, record: Mapping[str, Any]) -> str:
-        """The ratios."""
-        return ", ".join(str(row["fused_over_plain"]) for row in record["updates"])
-
-
 def updates() -> list[dict[str, Any]]:
     """Seconds of a fused update by SGD with momentum over those of one that takes a tensor after the other."""
     allocator.keep()
@@ -140,11 +108,29 @@ def updates() -> list[dict[str, Any]]:
     return rows
 
 
-def told(option: str) -> list[dict[str, Any]]:
-    """What this file says with that option, in a process whose threads wait as those of the command line."""
-    command = [sys.executable, str(Path(__file__).resolve()), option]
-    with environment():
-        return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+RATIOS = {  # cell: what measures it, and the figure of its rows
+    "depthwise": (layers, "bf16_over_float32"),
+    "updates": (updates, "fused_over_plain"),
+}
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What is measured apart from networks' steps, in a process whose threads wait as those of the command line."""
+
+    name: str  # of RATIOS
+    timed: bool = True
+
+    def run(self, _: Records) -> dict[str, Any]:
+        """Its rows of the table."""
+        command = [sys.executable, str(Path(__file__).resolve()), "--alone", self.name]
+        with environment():
+            told = subprocess.run(command, check=True, capture_output=True, text=True)
+        return {self.name: json.loads(told.stdout)}
+
+    def words(self, record: Mapping[str, Any]) -> str:
+        """The ratios."""
+        return ", ".join(str(row[RATIOS[self.name][1]]) for row in record[self.name])
 
 
 # --- networks ---------------------------------------------------------------------------------------------
@@ -258,9 +244,9 @@ def best_of(name: str, batch: int, found: Records) -> Speed:
     return speed_of(name, fastest(known), found)
 
 
-def cells() -> list[Layers | Updates | Ways | Kinds | Peak]:
+def cells() -> list[Alone | Ways | Kinds | Peak]:
     """Every cell, in the order in which they are run."""
-    every: list[Layers | Updates | Ways | Kinds | Peak] = [Layers(), Updates()]
+    every: list[Alone | Ways | Kinds | Peak] = [Alone(name) for name in RATIOS]
     for name, (_, batch, _) in NETWORKS.items():
         if name == SMALL:  # it frees nothing that is worth keeping
             every += [Ways(name, size) for size in BATCHES]
@@ -281,7 +267,7 @@ def report(found: Records) -> dict[str, Any]:
     """The result: a row for every network and batch, with its ways and what was found of memory, and the layers."""
     rows: list[dict[str, Any]] = []
     for cell in cells():
-        if isinstance(cell, Layers | Updates):
+        if isinstance(cell, Alone):
             continue
         record = found[cell.name]
         if isinstance(cell, Ways):
@@ -296,10 +282,8 @@ def report(found: Records) -> dict[str, Any]:
         "command": "python benchmarks/rule.py",
         "bf16": has_bf16(),
         "rows": rows,
-        "depthwise": found["depthwise"]["depthwise"],
-        "depthwise_cell": stamps(found["depthwise"]),
-        "updates": found["updates"]["updates"],
-        "updates_cell": stamps(found["updates"]),
+        **{name: found[name][name] for name in RATIOS},
+        **{f"{name}_cell": stamps(found[name]) for name in RATIOS},
     }
 
 
@@ -349,17 +333,16 @@ def adopted(result: Mapping[str, Any]) -> dict[str, Any]:
         "one that takes a tensor after the other.",
         "machine": f"{here['cores']} cores of an {here['processor']} with bf16 arithmetic",
         "torch": result["versions"]["torch"].split("+")[0],
-        "depthwise": result["depthwise"],
-        "updates": result["updates"],
+        **{name: result[name] for name in RATIOS},
         "rows": rows,
     }
 
 
 def written(table: Mapping[str, Any]) -> str:
     """The table as a file that can be read: a line for each way."""
-    head = {name: value for name, value in table.items() if name not in ("depthwise", "updates", "rows")}
+    head = {name: value for name, value in table.items() if name not in (*RATIOS, "rows")}
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
-    for name in ("depthwise", "updates"):
+    for name in RATIOS:
         lines += [f'  "{name}": [', _lines(table[name], 4), "  ],"]
     lines.append('  "rows": [')
     rows: list[str] = []
@@ -396,13 +379,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     add_options(parser, CELLS)
     parser.add_argument("--adopt", action="store_true", help="the newest result becomes the rule's table")
-    parser.add_argument("--layers", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--updates", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=RATIOS, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.layers:
-        print(json.dumps(layers()))
-    elif given.updates:
-        print(json.dumps(updates()))
+    if given.alone:
+        print(json.dumps(RATIOS[given.alone][0]()))
     elif given.adopt:
         adopt(given.results, TABLE)
     else:

@@ -697,8 +697,7 @@ def test_the_rule_is_measured_cell_by_cell(
     monkeypatch.setattr(rule_of, "NETWORKS", {"lenet5": (32, 256, ""), "mobilenet_v2": (224, 16, "")})
     monkeypatch.setattr(rule_of, "rates", rates)
     monkeypatch.setattr(rule_of, "peak", lambda name, batch, speed: len(speed.memory))
-    monkeypatch.setattr(rule_of.Layers, "run", lambda *_: {"depthwise": RULE["depthwise"]})
-    monkeypatch.setattr(rule_of.Updates, "run", lambda *_: {"updates": RULE["updates"]})
+    monkeypatch.setattr(rule_of.Alone, "run", lambda cell, _: {cell.name: RULE[cell.name]})
     wish: dict[str, Any] = {"cells": tmp_path / "cells.jsonl", "results": tmp_path}
     assert rule_of.main(options(tmp_path, **wish, only="*lenet5*")) == 0
     assert [(name, batch, len(tried)) for name, batch, tried in asked] == [
@@ -746,8 +745,7 @@ def test_a_cell_that_fails_costs_no_other(
     monkeypatch.setattr(rule_of, "NETWORKS", {"lenet5": (32, 256, ""), "mobilenet_v2": (224, 16, "")})
     monkeypatch.setattr(rule_of, "peak", lambda *_: 1)
     monkeypatch.setattr(rule_of, "rates", rates)
-    monkeypatch.setattr(rule_of.Layers, "run", lambda *_: {"depthwise": RULE["depthwise"]})
-    monkeypatch.setattr(rule_of.Updates, "run", lambda *_: {"updates": RULE["updates"]})
+    monkeypatch.setattr(rule_of.Alone, "run", lambda cell, _: {cell.name: RULE[cell.name]})
     elsewhere = {"cell": "depthwise", "failure": "no memory", **WHEN}  # is no figure for the cells behind it
     (tmp_path / "cells.jsonl").write_text(json.dumps(elsewhere) + "\n")
     assert rule_of.main(options(tmp_path, cells=tmp_path / "cells.jsonl", only="mobilenet_v2/*/ways")) == 0

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-_DRAWING = (
-    torch.Tensor.normal_,
-    torch.Tensor.uniform_,
-)  # which load torch's compiler for a tensor without content
+# methods that load torch's compiler for a tensor without content
+_DRAWING = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 
 class _Undrawn(TorchFunctionMode):
