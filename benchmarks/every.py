@@ -6,8 +6,7 @@
 The cells of speed.py and the files beside it, one after the other; each writes a dated JSON into
 `benchmarks/results/`, and a file that has one is done, with --since if it is not older. After them
 `docs/speed_results.py` makes the pages. Some hours on two cores; what was interrupted goes on with the same command,
-but --again, which begins everything anew. Not among them: the speedrun and `transfer.py`, which read test images and
-have their commands on their pages. Measured, never asserted.
+but --again, which begins everything anew. Measured, never asserted.
 """
 
 from __future__ import annotations
@@ -34,11 +33,25 @@ FILES: Mapping[str, bool] = {  # in this order, and whether it needs real pictur
     "duplicates": True,
     "waiting": True,
     "feeding": True,
+    "feeding-accuracy": True,
     "epochs": True,
     "accuracy": True,
+    "speedrun-test": True,
+    "transfer-blood": True,
+    "transfer-streets": True,
 }
 # which know what they have measured, and when
-BY_CELLS = ("speed", "rule", "settings", "augment", "inspection", "accuracy")
+BY_CELLS = (
+    "speed", "rule", "settings", "augment", "inspection", "feeding-accuracy", "accuracy", "speedrun-test",
+    "transfer-blood", "transfer-streets",
+)  # fmt: skip
+
+
+def words(name: str) -> list[str]:
+    """The script that measures what has this name, and its options."""
+    if name.startswith("transfer-"):
+        return [str(HERE / "transfer.py"), "--target", name.removeprefix("transfer-")]
+    return [str(HERE / f"{name.replace('-', '_')}.py")]
 
 
 def results(name: str, folder: Path = RESULTS) -> list[Path]:
@@ -51,8 +64,8 @@ def done(name: str, since: str) -> bool:
     there = results(name)
     if not there:
         return False
-    told = json.loads(there[-1].read_text())
-    return told.get("since", told["date"]) >= since
+    oldest = json.loads(there[-1].read_text()).get("since")
+    return (oldest or there[-1].stem[-len("2026-11-30") :]) >= since
 
 
 def main(options: argparse.Namespace) -> int:
@@ -68,12 +81,12 @@ def main(options: argparse.Namespace) -> int:
         elif FILES[name] and options.data is None:
             print(f"{name}: real pictures need --data DATA or CONVATLAS_DATA; left out.")
         elif name == "speed" or options.again or not done(name, options.since):
-            words = [sys.executable, str(HERE / f"{name}.py")]
-            words += ["--again"] if name in (*BY_CELLS, "epochs") and options.again else []
-            words += ["--since", options.since] if name in BY_CELLS and options.since else []
+            command = [sys.executable, *words(name)]
+            command += ["--again"] if name in (*BY_CELLS, "epochs") and options.again else []
+            command += ["--since", options.since] if name in BY_CELLS and options.since else []
             given = {} if options.data is None else {"CONVATLAS_DATA": str(options.data)}
             print(f"--- {name}", flush=True)
-            failed += [name] if subprocess.call(words, env={**os.environ, **given}) else []
+            failed += [name] if subprocess.call(command, env={**os.environ, **given}) else []
     if failed:
         print(f"not done: {', '.join(failed)}")
     return int(bool(failed))

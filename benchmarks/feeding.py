@@ -1,13 +1,13 @@
 """From JPEG files to batches: ours beside torchvision's ImageFolder, DataLoader and v2 transforms, in one run.
 
-    PYTHONPATH=src python benchmarks/feeding.py [--quick] [--accuracy] [--data FOLDER]
+    PYTHONPATH=src python benchmarks/feeding.py [--quick] [--data FOLDER]
 
 The photographs of `bccd.zip` and `camvid-half.zip` (in FOLDER, or CONVATLAS_DATA) are encoded anew at 500x375,
 JPEG of quality 95, 4:2:0. Both sides read the same files with two worker processes, cut a random part (35 to 100 % of
 the area) to 224 px, mirror half of them, and give normalised float32 batches of 64. They take turns, epoch by epoch;
 figures are medians with the slowest and the fastest. "Per processor second" counts the time of all processes, so that
-others on the machine matter less; "per second" is the clock's. `--accuracy` instead trains the same network on parts
-cut by the fast and by the exact way. The result goes to `benchmarks/results/feeding-DATE.json`. Measured, not asserted.
+others on the machine matter less; "per second" is the clock's. The result goes to
+`benchmarks/results/feeding-DATE.json`. Measured, not asserted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from convatlas.data import Augment, Batches, Data, Preprocessing, open_data
-from convatlas.data import reader as readers
 from convatlas.data.transforms import cut, resample
 
 BATCH, WORKERS, SIDE = 64, 2, 224
@@ -260,81 +259,6 @@ def small(rounds: int) -> dict[str, Any]:
     return result
 
 
-def cells(source: Path, out: Path, most: int) -> None:
-    """The cells of `bccd.zip`, cut out with a margin: three classes, JPEG of about 60 to 250 px."""
-    from xml.etree import ElementTree
-
-    counts: dict[str, int] = {}
-    with zipfile.ZipFile(source / "bccd.zip") as archive:
-        for name in sorted(one for one in archive.namelist() if one.endswith(".xml")):
-            root = ElementTree.fromstring(archive.read(name))
-            image = Image.open(io.BytesIO(archive.read(f"JPEGImages/{Path(name).stem}.jpg"))).convert("RGB")
-            for number, thing in enumerate(root.iter("object")):
-                label = str(thing.findtext("name"))
-                x0, y0, x1, y1 = (
-                    int(str(thing.findtext(f"bndbox/{side}"))) for side in ("xmin", "ymin", "xmax", "ymax")
-                )
-                if min(x1 - x0, y1 - y0) < 20 or counts.get(label, 0) >= most:
-                    continue
-                counts[label] = counts.get(label, 0) + 1
-                path = out / label / f"{Path(name).stem}-{number}.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                margin = round(0.15 * max(x1 - x0, y1 - y0))
-                image.crop((x0 - margin, y0 - margin, x1 + margin, y1 + margin)).save(path, quality=95)
-
-
-def accuracy(source: Path, seeds: int, epochs: int) -> dict[str, Any]:
-    """resnet20_cifar at 32 px on parts of cells cut by the fast way (JPEG scaled, one kernel) and by the exact one.
-
-    Only training differs; validation pixels are the same bits.
-    """
-    import convatlas
-    from convatlas.train import Compute
-
-    def exact(reader: Any, job: Any, row: int, augment: Augment) -> np.ndarray:
-        prepare = reader.preprocessing
-        image = reader.image(int(job[1][row]))
-        box = reader._box(job, row, image.shape[1], image.shape[0], augment)
-        return resample(prepare.recolour(image), box, prepare.size, prepare.interpolation)
-
-    scores: dict[str, list[float]] = {"fast": [], "exact": []}
-    with tempfile.TemporaryDirectory() as folder:
-        cells(source, Path(folder, "cells"), 200)
-        for seed in range(seeds):
-            for way, found in scores.items():
-                data = open_data(Path(folder, "cells"), seed=seed, val_share=0.25, test_share=0.0)
-                patch = (
-                    mock.patch.object(readers.Reader, "_cut", exact) if way == "exact" else mock.MagicMock()
-                )
-                with patch:
-                    run = convatlas.train(
-                        data,
-                        "resnet20_cifar",
-                        out=Path(folder, f"{way}-{seed}"),
-                        seed=seed,
-                        compute=Compute(workers=WORKERS),
-                        settings={
-                            "epochs": epochs,
-                            "image_size": 32,
-                            "crop": "resized",
-                            "trivial": False,
-                            "erasing": 0.0,
-                        },
-                    )
-                evaluation = run.folder.evaluation("val")
-                found.append(100 * float(evaluation["top1"]) if evaluation else 0.0)
-                print(f"  seed {seed}, {way}: {found[-1]:.2f} %", flush=True)
-    apart = [a - b for a, b in zip(scores["fast"], scores["exact"], strict=True)]
-    return {
-        "what": f"val accuracy, percent, resnet20_cifar, cells of bccd.zip at 32 px, {epochs} epochs",
-        "per_seed": scores,
-        "difference_mean": round(statistics.mean(apart), 2),
-        "difference_standard_error": round(statistics.stdev(apart) / len(apart) ** 0.5, 2)
-        if len(apart) > 1
-        else None,
-    }
-
-
 def installed(package: str) -> str:
     """A version, or that there is none."""
     try:
@@ -367,36 +291,28 @@ def speed(source: Path, *, quick: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Take turns, or train both ways, and write the result."""
+    """Take turns, and write the result."""
     parser = argparse.ArgumentParser()
     parser.add_argument(
-        "--quick", action="store_true", help="fewer pictures, rounds and epochs; writes no result"
+        "--quick", action="store_true", help="fewer pictures and rounds; writes no result"
     )
     parser.add_argument(
         "--data", type=Path, default=os.environ.get("CONVATLAS_DATA"), help="folder of bccd.zip"
-    )
-    parser.add_argument(
-        "--accuracy", action="store_true", help="train by the fast and the exact way, and measure no speed"
     )
     chosen = parser.parse_args()
     if chosen.data is None or not (Path(chosen.data) / "bccd.zip").is_file():
         parser.error("the photographs are missing: name the folder of bccd.zip with --data or CONVATLAS_DATA")
     begun, ceiling = os.getloadavg(), beside()
     torch.set_num_threads(1)
-    kind, quick = "feeding-accuracy" if chosen.accuracy else "feeding", " --quick" if chosen.quick else ""
-    if chosen.accuracy:
-        found = accuracy(Path(chosen.data), *((2, 1) if chosen.quick else (5, 3)))
-    else:
-        found = speed(Path(chosen.data), quick=chosen.quick)
     result = {
-        "command": f"python benchmarks/feeding.py{' --accuracy' if chosen.accuracy else ''}{quick}",
+        "command": f"python benchmarks/feeding.py{' --quick' if chosen.quick else ''}",
         "simplejpeg": installed("simplejpeg"),
         **ceiling,
         "load_at_start": begun,
+        **speed(Path(chosen.data), quick=chosen.quick),
         "load_at_end": os.getloadavg(),
-        **found,
     }
-    print(json.dumps(result, indent=2) if quick else dated(kind, result))
+    print(json.dumps(result, indent=2) if chosen.quick else dated("feeding", result))
 
 
 if __name__ == "__main__":

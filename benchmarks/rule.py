@@ -331,7 +331,7 @@ def adopted(result: Mapping[str, Any]) -> dict[str, Any]:
         "with memory kept. depthwise: between layers in bf16, time of forward and backward in bf16 over that in "
         "float32, casts included. updates: time of a fused update of all weights by SGD with momentum over that of "
         "one that takes a tensor after the other.",
-        "machine": f"{here['cores']} cores of an {here['processor']} with bf16 arithmetic",
+        "machine": f"{here['cores']} cores of an {here['processor']}",
         "torch": result["versions"]["torch"].split("+")[0],
         **{name: result[name] for name in RATIOS},
         "rows": rows,

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from record import HERE, RESULTS, add_since, append, ends, read
+from record import HERE, RESULTS, add_since, append, ends, here, read
 
 CELLS = HERE / "speed-cells.jsonl"
 SECONDS, ROUNDS, STARTS, LIMIT = 50.0, 12, 2, 300.0
@@ -106,9 +106,12 @@ def where(data: str, folder: Path | None) -> str:
 
 
 def done(record: Mapping[str, Any] | None, since: str = "") -> bool:
-    """Whether a cell has been run, since that day, and nobody else worked meanwhile."""
+    """Whether a cell has been run on this processor, since that day, and nobody else worked meanwhile."""
     result = (record or {}).get("result")
-    return result is not None and result["quiet"] and result["measured"] >= since
+    if result is None or not result["quiet"] or result["measured"] < since:
+        return False
+    there = {"torch": result["versions"]["torch"], "processor": result["machine"]["processor"]}
+    return there == here()
 
 
 def run(cell: Cell, folder: Path | None, seconds: float, rounds: int) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """The speedrun recipe and its variants: accuracy on held-out images against the arithmetic of the whole training.
 
     PYTHONPATH=src python benchmarks/speedrun.py CIFAR10 --search [--seed N]
-    PYTHONPATH=src python benchmarks/speedrun.py CIFAR10 [--name NAME] [--seed N] [--set KEY=VALUE ...] [--test]
+    PYTHONPATH=src python benchmarks/speedrun.py CIFAR10 [--name NAME] [--seed N] [--set KEY=VALUE ...]
 
 CIFAR10 is `cifar10.zip`. `--search` trains every variant of the table below that has no record with this seed yet, so
 it can be stopped and started again. Otherwise a call is one training, and adds one record to
-`benchmarks/results/speedrun-search-DATE.json`, with --test to `speedrun-test-DATE.json`: settings, accuracy in the
-views that are asked for, arithmetic of the training counted by `convatlas.train.arithmetic`, seconds of training and
-of the processor, and the machine's rate for bf16 convolutions before and after. The training is `convatlas train` in a
-process of its own, as a user gets it. Without --test no test image is looked at. Measured, never asserted.
+`benchmarks/results/speedrun-search-DATE.json`: settings, accuracy on val in the views that are asked for, arithmetic of
+the training counted by `convatlas.train.arithmetic`, seconds of training and of the processor, and the machine's rate
+for bf16 convolutions before and after. The training is `convatlas train` in a process of its own, as a user gets it. No
+test image is looked at: what is frozen is looked at by speedrun_test.py. Measured, never asserted.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,9 @@ def ceiling() -> float:
     return 2 * measure_roof(8.0).rates["conv bf16"].per_second
 
 
-def results(kind: str = "search") -> Path:
-    """The file of today: of the search, or of what was frozen and looked at test."""
-    return RESULTS / f"speedrun-{kind}-{datetime.datetime.now(datetime.UTC).date()}.json"
+def results() -> Path:
+    """The file of today."""
+    return RESULTS / f"speedrun-search-{datetime.datetime.now(datetime.UTC).date()}.json"
 
 
 def search(data: Path, seed: int) -> None:
@@ -99,24 +100,8 @@ def children_seconds() -> float:
     return spent.ru_utime + spent.ru_stime
 
 
-def main() -> None:
-    """One training and one record, or all variants."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--name", default="speedrun")
-    parser.add_argument("--recipe", default="speedrun")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", dest="options")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--views", nargs="*", default=["one", "shift", "grid"], choices=list(VIEWS))
-    parser.add_argument("--all-of-train", action="store_true", help="hold nothing out: for what is frozen")
-    parser.add_argument("--test", action="store_true", help="look at test, once")
-    parser.add_argument("--search", action="store_true", help="train all variants")
-    wish = parser.parse_args()
-    if wish.search:
-        search(wish.data, wish.seed)
-        return
+def trained(wish: argparse.Namespace, splits: Sequence[str]) -> dict[str, Any]:
+    """One training, and what it reached on `splits`: one record."""
     out = wish.out or Path(tempfile.mkdtemp(prefix="speedrun-")) / "run"
     before, wall, used = ceiling(), time.monotonic(), children_seconds()
     subprocess.run([sys.executable, "-m", "convatlas", *command(wish, out)], check=True, stdout=sys.stderr)
@@ -149,13 +134,33 @@ def main() -> None:
             if line.get("kind") == "val"
         ],
     }
-    for split in [*(["val"] if len(data.val) else []), *(["test"] if wish.test else [])]:
+    for split in splits:
         images = {part.name: part for part in data.splits}[split]
-        for kind in wish.views:
+        for kind in wish.views if len(images) else ():
             evaluation = run.evaluate(images, split_name=split, tta=kind)
             record[f"{split}_top1_pct_{kind}"] = round(100 * evaluation.top1, 2)
             record[f"{split}_loss_{kind}"] = round(evaluation.loss, 4)
-    path = results("test" if wish.test else "search")
+    return record
+
+
+def main() -> None:
+    """One training and one record, or all variants."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--name", default="speedrun")
+    parser.add_argument("--recipe", default="speedrun")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", dest="options")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--views", nargs="*", default=["one", "shift", "grid"], choices=list(VIEWS))
+    parser.add_argument("--all-of-train", action="store_true", help="hold nothing out: for what is frozen")
+    parser.add_argument("--search", action="store_true", help="train all variants")
+    wish = parser.parse_args()
+    if wish.search:
+        search(wish.data, wish.seed)
+        return
+    record, path = trained(wish, ["val"]), results()
     kept: dict[str, Any] = {"machine": machine(), "versions": versions(), "runs": []}
     if path.exists():
         kept = json.loads(path.read_text())

@@ -1,43 +1,50 @@
 """From CIFAR-10 to 500 images of another kind: does it pay to start from learnt weights?
 
-    PYTHONPATH=src python benchmarks/transfer.py DATA --source RUN [--target blood|streets] [--epochs N] [--seeds N]
+    pip install -e '.[bench]'
+    python benchmarks/transfer.py [--data DATA] [--target blood|streets] [--epochs N] [--seeds N] [--only PATTERN]
+                                   [--list] [--again] [--since DAY] [--pilot]
 
-DATA holds `bccd.zip` and `camvid-half.zip`. RUN is a run on CIFAR-10, for example
-`convatlas train cifar10.zip --model resnet20_cifar --epochs 6 --out RUN`. The target is cut from pictures of which
-those of the test images are others: `blood` has crops of red cells, white cells and platelets, `streets` patches of
-street scenes, named by what most of their pixels are.
+DATA, or CONVATLAS_DATA, holds `cifar10.zip`, `bccd.zip` and `camvid-half.zip`. The weights are those of resnet20_cifar
+after six epochs of the recipe `quick` on CIFAR-10, a run that is made first and kept. The target is cut from pictures
+of which those of the test images are others: `blood` has crops of red cells, white cells and platelets, `streets`
+patches of street scenes, named by what most of their pixels are.
 
 For each seed 500 images are drawn and divided into 400 for training and 100 for validation. Both starts get the same
 images, recipe (`quick`) and epochs; they differ in `--weights RUN` and what follows from it, the body at a tenth of the
 rate and the preprocessing of the run. Test images are looked at once, by the epoch that validation chose. Frames of
 one drive through the streets may be in training and in test; that is the same for both. `--pilot` looks at validation
-alone: what is to be chosen is chosen there. The result goes to `benchmarks/results/transfer-TARGET-DATE.json`.
-Measured, never asserted.
+alone: what is to be chosen is chosen there. A cell is a seed, a line of `benchmarks/transfer-cells.jsonl`, and the next
+call goes on after it; with all of them `benchmarks/results/transfer-TARGET-DATE.json` is written. Measured, never
+asserted.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import io
 import json
 import math
+import os
 import statistics
 import tempfile
 import xml.etree.ElementTree as Xml
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from record import HERE, Records, add_options, dated, ends, here, measured, stamps
 
 from convatlas import api
-from convatlas.measure.machine import machine, versions
 from convatlas.train import Compute
 
+CELLS = HERE / "transfer-cells.jsonl"
+UNFINISHED = HERE / "unfinished"
+SOURCE_EPOCHS = 6
 SIDE = 32
 TRAIN = 500
 TEST_PER_CLASS = 100
@@ -74,6 +81,7 @@ def streets(folder: Path) -> tuple[list[Crop], list[Crop]]:
 
 
 def patches(folder: Path, split: str) -> Iterator[Crop]:
+    """The patches of one of CamVid's splits."""
     rng = np.random.default_rng(0)
     with zipfile.ZipFile(folder / "camvid-half.zip") as archive:
         masks = {Path(n).stem: n for n in archive.namelist() if f"{split}/masks/" in n and n.endswith("png")}
@@ -91,7 +99,11 @@ def patches(folder: Path, split: str) -> Iterator[Crop]:
             yield from found.values()
 
 
+TARGETS: Mapping[str, Callable[[Path], tuple[list[Crop], list[Crop]]]] = {"blood": blood, "streets": streets}
+
+
 def by_class(crops: list[Crop]) -> dict[str, list[Image.Image]]:
+    """The pictures of each class."""
     found: defaultdict[str, list[Image.Image]] = defaultdict(list)
     for name, crop in crops:
         found[name].append(crop)
@@ -118,81 +130,132 @@ def write(folder: Path, train: list[Crop], test: list[Crop], seed: int) -> Path:
     return folder
 
 
-def one(data: Path, source: Path | None, out: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Train; accuracies on val and, unless it is a pilot, on test."""
-    settings = dict(pair.split("=", 1) for pair in options.set)
-    run = api.train(
-        data,
+def source_run(data: Path) -> Path:
+    """The run on CIFAR-10, made where it is not there yet."""
+    out = UNFINISHED / f"transfer-source-{here()['torch']}"
+    api.train(
+        data / "cifar10.zip",
         "resnet20_cifar",
         out=out,
-        seed=seed,
-        weights=None if source is None else str(source),
-        settings={"epochs": options.epochs, **settings},
-        compute=Compute(accelerator="cpu", workers=0),
+        settings={"epochs": SOURCE_EPOCHS},
+        auto_resume=True,
+        compute=Compute(accelerator="cpu"),
     )
-    found: dict[str, Any] = {"val": run.folder.evaluation("val")["top1"], "epoch": run.spec.epoch}
-    if not options.pilot:
-        evaluation = api.evaluate(run, split="test")
-        found |= {"test": evaluation.top1, "test_images": evaluation.count}
-    found["counts"] = run.folder.read_run()["data"]["counts"]
-    return found
+    return out
 
 
-def main(options: argparse.Namespace) -> None:
-    train, test = {"blood": blood, "streets": streets}[options.target](options.data)
-    source = json.loads((options.source / "run.json").read_text())
-    results: list[dict[str, Any]] = []
-    for seed in range(options.seeds):
+@dataclass(frozen=True)
+class Pair:
+    """Both starts on the images of a seed."""
+
+    target: str  # of TARGETS
+    epochs: int
+    seed: int
+    pilot: bool
+    data: Path | None
+    timed: bool = False
+
+    @property
+    def name(self) -> str:
+        """`blood/10/0`."""
+        return f"{self.target}/{self.epochs}/{self.seed}{'/pilot' if self.pilot else ''}"
+
+    def run(self, _: Records) -> dict[str, Any]:
+        """What each start reached, shares of images."""
+        if self.data is None or not (self.data / "cifar10.zip").is_file():
+            raise SystemExit("CIFAR-10 and the targets are needed: --data DATA or CONVATLAS_DATA.")
+        source = source_run(self.data)
+        train, test = TARGETS[self.target](self.data)
         with tempfile.TemporaryDirectory() as folder:
-            data = write(Path(folder) / options.target, train, test, seed)
-            result: dict[str, Any] = {"seed": seed}
-            for name, start in (("scratch", None), ("transferred", options.source)):
-                if name in options.only.split(","):
-                    result[name] = one(data, start, Path(folder) / name, options, seed)
-            results.append(result)
-            print(json.dumps(result), flush=True)
-    if options.pilot:
-        return
-    pairs = [(each["scratch"]["test"], each["transferred"]["test"]) for each in results]
+            data = write(Path(folder) / self.target, train, test, self.seed)
+            starts = {"scratch": None, "transferred": source}
+            return {
+                name: self.trained(data, start, Path(folder) / name) for name, start in starts.items()
+            } | {"source": described(source)}
+
+    def trained(self, data: Path, source: Path | None, out: Path) -> dict[str, Any]:
+        """Train from a start; accuracies on val and, unless it is a pilot, on test."""
+        run = api.train(
+            data,
+            "resnet20_cifar",
+            out=out,
+            seed=self.seed,
+            weights=None if source is None else str(source),
+            settings={"epochs": self.epochs},
+            compute=Compute(accelerator="cpu", workers=0),
+        )
+        found: dict[str, Any] = {"val": run.folder.evaluation("val")["top1"], "epoch": run.spec.epoch}
+        if not self.pilot:
+            evaluation = api.evaluate(run, split="test")
+            found |= {"test": evaluation.top1, "test_images": evaluation.count}
+        return found | {"counts": run.folder.read_run()["data"]["counts"]}
+
+    def words(self, record: Mapping[str, Any]) -> str:
+        """Both accuracies."""
+        split = "val" if self.pilot else "test"
+        reached = ", ".join(
+            f"{name} {100 * record[name][split]:.1f} %" for name in ("scratch", "transferred")
+        )
+        return f"{split}: {reached}"
+
+
+def described(source: Path) -> dict[str, Any]:
+    """Where the weights come from."""
+    decided = json.loads((source / "run.json").read_text())
+    return {
+        "images": Path(decided["where"]).name,
+        "model": decided["model"],
+        "recipe": decided["recipe_name"],
+        "epochs": decided["recipe"]["epochs"],
+        "seed": decided["seed"],
+        "val": json.loads((source / "evaluation" / "val.json").read_text())["top1"],
+    }
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run what is missing; 0 if nothing is missing any more."""
+    every = [
+        Pair(options.target, options.epochs, seed, options.pilot, options.data)
+        for seed in range(options.seeds)
+    ]
+    found = measured(every, options)
+    if found is None or options.pilot:
+        return int(found is None and options.only == "*" and not options.list)
+    runs = [
+        {"seed": cell.seed, **{name: found[cell.name][name] for name in ("scratch", "transferred")}}
+        for cell in every
+    ]
+    pairs = [(each["scratch"]["test"], each["transferred"]["test"]) for each in runs]
     gains = [after - before for before, after in pairs]
-    spread = statistics.stdev(gains) if len(gains) > 1 else math.nan
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
     report = {
-        "date": date,
-        "command": f"python benchmarks/transfer.py DATA --source RUN --target {options.target} "
-        f"--epochs {options.epochs} --seeds {options.seeds}",
+        "command": f"python benchmarks/transfer.py --target {options.target} --epochs {options.epochs} "
+        f"--seeds {options.seeds}",
         "unit": "share of the test images that are named right",
-        "source": {
-            "images": Path(source["where"]).name,
-            "model": source["model"],
-            "recipe": source["recipe_name"],
-            "epochs": source["recipe"]["epochs"],
-            "seed": source["seed"],
-            "val": json.loads((options.source / "evaluation" / "val.json").read_text())["top1"],
-        },
-        "settings": {"epochs": options.epochs, "recipe": "quick", "set": options.set},
-        "runs": results,
+        "source": found[every[-1].name]["source"],
+        "settings": {"epochs": options.epochs, "recipe": "quick"},
+        "runs": runs,
         "mean": {
             "scratch": statistics.mean(before for before, _ in pairs),
             "transferred": statistics.mean(after for _, after in pairs),
         },
-        "gain": {"mean": statistics.mean(gains), "smallest": min(gains), "deviation": spread},
-        "machine": machine(),
-        "versions": versions(),
+        "gain": {
+            "mean": statistics.mean(gains),
+            "smallest": min(gains),
+            "deviation": statistics.stdev(gains) if len(gains) > 1 else math.nan,
+        },
+        "cells": {cell.name: stamps(found[cell.name]) for cell in every},
     }
-    print(json.dumps({"mean": report["mean"], "gain": report["gain"]}))
-    file = Path(__file__).parent / "results" / f"transfer-{options.target}-{date}.json"
-    file.write_text(json.dumps(report, indent=2) + "\n")
+    when = (record["measured"] for record in found.values())
+    print(dated(f"transfer-{options.target}", report, options.results, when))
+    return 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--source", type=Path, required=True)
-    parser.add_argument("--target", choices=("blood", "streets"), default="blood")
-    parser.add_argument("--epochs", type=int, default=20)
+    add_options(parser, CELLS)
+    parser.add_argument("--data", type=Path, default=os.environ.get("CONVATLAS_DATA"))
+    parser.add_argument("--target", choices=TARGETS, default="blood")
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--pilot", action="store_true", help="look at val alone")
-    parser.add_argument("--only", default="scratch,transferred")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    main(parser.parse_args())
+    ends(main, parser.parse_args())

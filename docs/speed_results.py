@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 from convatlas.bench.race import geometric_mean
@@ -25,6 +25,9 @@ PAGES = tuple(
         "data.md",
         "augmentation.md",
         "measure.md",
+        "speedrun.md",
+        "training.md",
+        "design/feeding.md",
         "design/threads.md",
         "design/kernels.md",
     )
@@ -44,6 +47,10 @@ OF = {  # which result a table is made of, where it is not `speed`
     "spins": "settings",
     "kernels": "kernels",
     "reports": "inspection",
+    "feeding_accuracy": "feeding-accuracy",
+    "speedrun": "speedrun-test",
+    "transfer_blood": "transfer-blood",
+    "transfer_streets": "transfer-streets",
 }
 Cells = Mapping[str, Mapping[str, Any]]
 
@@ -427,6 +434,79 @@ def duplicates(report: Mapping[str, Any]) -> str:
     return table(header, rows) + _where(report)
 
 
+def feeding_accuracy(report: Mapping[str, Any]) -> str:
+    """Val accuracy by the fast way of cutting and by the exact one, of every seed."""
+    seeds = range(len(report["per_seed"]["fast"]))
+    rows = [
+        [way, *(f"{value:.2f}" for value in found), f"{sum(found) / len(found):.2f}"]
+        for way, found in report["per_seed"].items()
+    ]
+    return (
+        _numbers(("val accuracy, %", *(f"seed {seed}" for seed in seeds), "mean"), rows)
+        + _where(report)
+        + f"\nFast less exact: {report['difference_mean']:+.2f} points in the mean, with a standard error of "
+        f"{report['difference_standard_error']:.2f}.\n"
+    )
+
+
+RATE = 1.03e12  # operations a second, to which the speedrun's seconds are brought
+
+
+def speedrun(report: Mapping[str, Any]) -> str:
+    """Seconds and test accuracy of every seed of the recipe as it is now, and seconds of the one that it comes from."""
+    last = next(run for run in reversed(report["runs"]) if run["recipe"] == "speedrun")
+    form = {
+        run["seed"]
+        for run in report["runs"]
+        if run["recipe"] == "speedrun" and run["training_flop"] == last["training_flop"]
+    }
+    runs = [run for run in report["runs"] if run["seed"] in form]
+    rows: list[list[str]] = []
+    for run in runs:
+        rates = run["ceiling_bf16_flop_per_second"]
+        row = [f"`{run['recipe']}`", str(run["seed"]), f"{run['training_seconds']:.0f}"]
+        row += [" and ".join(f"{rate / 1e12:.2f}e12" for rate in rates), f"{_brought(run):.0f}"]
+        rows.append([*row, *(f"{run[view]:.2f} %" if view in run else "" for view in VIEWS)])
+    for recipe in ("speedrun", "speedrun-2024"):
+        own = [run for run in runs if run["recipe"] == recipe]
+        row = [f"mean of `{recipe}`", "", f"{mean(run['training_seconds'] for run in own):.0f}", ""]
+        row.append(f"{mean(map(_brought, own)):.0f}")
+        for view in VIEWS:
+            found = [run[view] for run in own if view in run]
+            row.append(f"{mean(found):.2f}, deviation {stdev(found):.2f}" if found else "")
+        rows.append(row)
+    header = ("", "seed", "seconds", "operations a second", "seconds at 1.03e12", "one view", "six views")
+    day = min(run["when"] for run in runs)[:10]
+    here = report["machine"]
+    return _numbers(header, rows) + f"\n{here['processor']}, {here['cores']} cores, {day}, in this order.\n"
+
+
+def transfer(report: Mapping[str, Any]) -> str:
+    """Test accuracy of every seed from both starts."""
+    source, runs = report["source"], report["runs"]
+    starts = {"scratch": "scratch", "transferred": source["images"].split(".")[0]}
+    rows = [
+        [words, *(f"{100 * run[start]['test']:.1f}" for run in runs), f"{100 * report['mean'][start]:.1f}"]
+        for start, words in starts.items()
+    ]
+    gains = [100 * (run["transferred"]["test"] - run["scratch"]["test"]) for run in runs]
+    return (
+        _numbers(("test accuracy, %, from", *(f"seed {run['seed']}" for run in runs), "mean"), rows)
+        + _where(report)
+        + f"\n{runs[0]['scratch']['test_images']} test images, {report['settings']['epochs']} epochs. The learnt weights "
+        f"had {100 * source['val']:.2f} % of their own val images right after {source['epochs']} epochs, and gain "
+        f"{100 * report['gain']['mean']:.1f} points in the mean ({min(gains):.1f} to {max(gains):.1f}).\n"
+    )
+
+
+VIEWS = ("test_top1_pct_one", "test_top1_pct_shift")
+
+
+def _brought(run: Mapping[str, Any]) -> float:
+    """Seconds that a training would have taken at `RATE`."""
+    return run["training_seconds"] * mean(run["ceiling_bf16_flop_per_second"]) / RATE
+
+
 def reports(report: Mapping[str, Any]) -> str:
     """Seconds and memory of the first report on a network, by tool."""
     tools = list(next(iter(report["medians"].values())))
@@ -482,6 +562,10 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "kernels": kernels,
     "augment": augment,
     "reports": reports,
+    "feeding_accuracy": feeding_accuracy,
+    "speedrun": speedrun,
+    "transfer_blood": transfer,
+    "transfer_streets": transfer,
     "duplicates": duplicates,
 }
 

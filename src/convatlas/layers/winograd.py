@@ -12,7 +12,10 @@ The constants are Cook and Toom's: two polynomials are multiplied at some points
 values. Larger tiles need more points, and lose digits: in bf16 the result errs by 0.4 % for m = 2 and 1.6 % for m = 4,
 where the direct sum errs by 0.2 %. How much depends on the points (Barabasz, Anderson, Soodhalter and Gregg, "Error
 Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", 2018): with the usual 0, +-1 and
-+-2 it is 2.0 % for m = 4, with 0, +-1 and +-1/2 2.5 %.
++-2 it is 2.0 % for m = 4, with 0, +-1 and +-1/2 2.5 %. In float32 it is 3e-6, and 3e-7 of the direct sum.
+
+In bf16 tiles are made of the whole batch and kept for the backward pass. In float32 they are made of a few images at a
+time, which stay in a cache, and made again in the backward pass: so the layer keeps no more than any convolution.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from convatlas.kernels import compiled
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)  # the first m + 1, beside infinity
 SIDES = (2, 3, 4)  # m
 FILTER = 3
+PART = 2**22  # bytes of tiles that are made at a time in float32
 
 
 class Winograd2d(nn.Conv2d):
@@ -40,7 +44,7 @@ class Winograd2d(nn.Conv2d):
 
     On a processor and in training only. Elsewhere it is a convolution like any other: a graphics card's library chooses
     its algorithm itself, and what is measured or shipped needs no other rounding. The state dict is a convolution's.
-    It pays from about 128 channels, on maps of at most some 10x10: there the products are most of the work.
+    In bf16 it pays from about 128 channels, on maps of at most some 10x10: there the products are most of the work.
 
     Examples:
         >>> layer = Winograd2d(128, 128)
@@ -49,8 +53,18 @@ class Winograd2d(nn.Conv2d):
         True
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, FILTER, padding=1, bias=False)
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False) -> None:
+        super().__init__(in_channels, out_channels, FILTER, padding=1, bias=bias)
+
+    @staticmethod
+    def replaces(module: nn.Module) -> bool:
+        """Whether a module is a convolution that this one could be in the place of."""
+        return (
+            type(module) is nn.Conv2d
+            and (module.kernel_size, module.stride, module.dilation) == ((FILTER, FILTER), (1, 1), (1, 1))
+            and module.padding in (1, (1, 1))
+            and (module.groups, module.padding_mode) == (1, "zeros")
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H, W)."""
@@ -59,7 +73,8 @@ class Winograd2d(nn.Conv2d):
             return super().forward(input)
         if torch.is_autocast_enabled("cpu"):
             input = input.to(torch.get_autocast_dtype("cpu"))
-        return winograd(input, self.weight)
+        out = winograd(input, self.weight)
+        return out if self.bias is None else out.add_(self.bias.to(out.dtype).view(-1, 1, 1))
 
 
 def winograd(x: Tensor, weight: Tensor) -> Tensor:
@@ -73,7 +88,8 @@ def winograd(x: Tensor, weight: Tensor) -> Tensor:
         >>> torch.allclose(winograd(x, weight), torch.conv2d(x, weight, padding=1), atol=1e-4)
         True
     """
-    return _Winograd.apply(x, weight, tile(*x.shape[2:]) or SIDES[0])  # pyright: ignore[reportReturnType]
+    how = _Whole if x.dtype == torch.bfloat16 else _InParts
+    return how.apply(x, weight, tile(*x.shape[2:]) or SIDES[0])  # pyright: ignore[reportReturnType]
 
 
 def tile(height: int, width: int) -> int:
@@ -107,8 +123,11 @@ def constants(side: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDAr
     return inputs, powers(FILTER) / size, powers(side).T
 
 
-class _Winograd(torch.autograd.Function):
-    """Tensors between the steps are (places, tiles, channels): a^2 places of a tile, or of a filter."""
+# Tensors between the steps are (places, tiles, channels): a^2 places of a tile, or of a filter.
+
+
+class _Whole(torch.autograd.Function):
+    """The tiles of a whole batch at once, kept for the gradient of the filters."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, side: int) -> Tensor:
@@ -142,6 +161,60 @@ class _Winograd(torch.autograd.Function):
         return dx, dweight, None
 
 
+class _InParts(torch.autograd.Function):
+    """The tiles of a few images at a time; the gradient of the input is a convolution, too, with turned filters."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, side: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.side = side
+        return _convolved(x, weight, side)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        dx = dweight = None
+        if ctx.needs_input_grad[0]:
+            dx = _convolved(dy, weight.flip(2, 3).transpose(0, 1), ctx.side)
+        if ctx.needs_input_grad[1]:
+            dweight = torch.empty_like(weight).copy_(_correlated(x, dy, ctx.side))
+        return dx, dweight, None
+
+
+def _convolved(x: Tensor, weight: Tensor, side: int) -> Tensor:
+    """x (N, C, H, W) with filters (K, C, 3, 3): (N, K, H, W)."""
+    k, c = weight.shape[:2]
+    inputs, filters, outputs = constants(side)
+    taps = weight.permute(2, 3, 1, 0).reshape(FILTER**2, c * k)
+    learnt = (_of_squares(filters, weight.dtype) @ taps).view(-1, c, k)
+    y = x.new_empty((len(x), k, *x.shape[2:])).to(memory_format=torch.channels_last)
+    for part in _parts(x.shape, k, side):
+        products = torch.bmm(_gathered(x[part], inputs, side, 1), learnt)
+        _laid(products, outputs, y[part])
+    return y
+
+
+def _correlated(x: Tensor, dy: Tensor, side: int) -> Tensor:
+    """The gradient of filters (K, C, 3, 3) between x (N, C, H, W) and dy (N, K, H, W)."""
+    k, c = dy.shape[1], x.shape[1]
+    inputs, filters, outputs = constants(side)
+    dlearnt = x.new_zeros(len(inputs) ** 2, k, c)
+    for part in _parts(x.shape, k, side):
+        dproducts = _gathered(dy[part], outputs.T, side, 0)
+        dlearnt.baddbmm_(dproducts.transpose(1, 2), _gathered(x[part], inputs, side, 1))
+    dtaps = _of_squares(filters, x.dtype).T @ dlearnt.view(-1, k * c)
+    return dtaps.view(FILTER, FILTER, k, c).permute(2, 3, 0, 1)
+
+
+def _parts(shape: Sequence[int], k: int, side: int) -> list[slice]:
+    """Images (N, C, H, W) in parts: tiles fit into a cache, but are not fewer than channels, as filters are read too."""
+    n, c, height, width = shape
+    tiles, most = -(-height // side) * -(-width // side), max(c, k)
+    number = max(PART // ((side + FILTER - 1) ** 2 * tiles * most * 4), -(-most // tiles), 1)
+    return [slice(first, first + number) for first in range(0, n, number)]
+
+
 def _gathered(x: Tensor, matrix: NDArray[np.float64], step: int, margin: int) -> Tensor:
     """M d M^T of every tile d of a map (N, C, H, W), for M (P, Q): (P^2, tiles, C).
 
@@ -152,13 +225,13 @@ def _gathered(x: Tensor, matrix: NDArray[np.float64], step: int, margin: int) ->
         return _kernels().gathered(x, _rows(matrix), step, margin)
     n, c = x.shape[:2]
     rows, columns, height, width = _covered(x.shape, matrix, step)
-    margins = (margin, width - margin - x.shape[3], margin, height - margin - x.shape[2])
-    padded = nn.functional.pad(x, margins).permute(0, 2, 3, 1)
-    reach = range(matrix.shape[1])
-    tiles = x.new_empty(len(reach), len(reach), n, rows, columns, c)
-    for down, across in product(reach, repeat=2):
-        tiles[down, across] = padded[:, down::step, across::step][:, :rows, :columns]
-    return (_of_squares(matrix, x.dtype) @ tiles.view(len(reach) ** 2, -1)).view(len(matrix) ** 2, -1, c)
+    margins = (0, 0, margin, width - margin - x.shape[3], margin, height - margin - x.shape[2])
+    padded = nn.functional.pad(x.permute(0, 2, 3, 1), margins).contiguous()
+    image, down, across, _ = padded.stride()
+    reach = matrix.shape[1]
+    places = (down, across, image, step * down, step * across, 1)
+    tiles = padded.as_strided((reach, reach, n, rows, columns, c), places).contiguous()
+    return _changed(tiles.view(reach, reach, -1), matrix).view(len(matrix) ** 2, -1, c)
 
 
 def _scattered(
@@ -170,9 +243,8 @@ def _scattered(
     n, c = shape[:2]
     rows, columns, height, width = _covered(shape, matrix, step)
     reach = range(matrix.shape[1])
-    pixels = (_of_squares(matrix, tiles.dtype).T @ tiles.view(len(matrix) ** 2, -1)).view(
-        len(reach), len(reach), n, rows, columns, c
-    )
+    pixels = _changed(tiles.view(len(matrix), len(matrix), -1), matrix.T)
+    pixels = pixels.view(len(reach), len(reach), n, rows, columns, c)
     whole = tiles.new_empty(n, height, width, c).permute(0, 3, 1, 2)
     whole[:, :, rows * step :] = whole[:, :, :, columns * step :] = 0  # where no tile begins
     for down, across in product(reach, repeat=2):
@@ -185,6 +257,19 @@ def _scattered(
     return map_.clone(memory_format=torch.channels_last)  # no view, so that a ReLU behind it may overwrite it
 
 
+def _laid(tiles: Tensor, matrix: NDArray[np.float64], out: Tensor) -> None:
+    """M d M^T of tiles d (Q^2, tiles, C), for M (P, Q), side by side in a map `out` (N, C, H, W), channels last."""
+    (step, reach), (n, c, height, width) = matrix.shape, out.shape
+    rows, columns = -(-height // step), -(-width // step)
+    pixels = _changed(tiles.view(reach, reach, -1), matrix).view(step, step, n, rows, columns, c)
+    pixels = pixels.permute(2, 3, 0, 4, 1, 5)
+    out = out.permute(0, 2, 3, 1)
+    if (height, width) == (rows * step, columns * step):
+        out.view(n, rows, step, columns, step, c).copy_(pixels)
+    else:
+        out.copy_(pixels.reshape(n, rows * step, columns * step, c)[:, :height, :width])
+
+
 # A map is moved place by place: all that stand at one place of their tiles lie `step` apart in it, so that each copy
 # moves whole rows of channels.
 
@@ -194,6 +279,16 @@ def _covered(shape: Sequence[int], matrix: NDArray[np.float64], step: int) -> tu
     rows, columns = -(-shape[2] // step), -(-shape[3] // step)
     beyond = matrix.shape[1] - step
     return rows, columns, rows * step + beyond, columns * step + beyond
+
+
+def _changed(squares: Tensor, matrix: NDArray[np.float64]) -> Tensor:
+    """M d M^T of squares d (Q, Q, numbers): (P^2, numbers); in bf16 rounded once."""
+    p, q = matrix.shape
+    if squares.dtype == torch.bfloat16:
+        return _of_squares(matrix, squares.dtype) @ squares.view(q * q, -1)
+    m = torch.from_numpy(np.ascontiguousarray(matrix)).to(squares.dtype)
+    half = (m @ squares.view(q, -1)).view(p, q, -1)
+    return torch.bmm(m.expand(p, p, q), half).view(p * p, -1)
 
 
 def _of_squares(matrix: NDArray[np.float64], dtype: torch.dtype) -> Tensor:

@@ -23,7 +23,12 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, threads, memory in bytes, accelerator (or None) and system."""
+    """Processor with its instructions, cores, threads, memory in bytes, accelerator (or None) and system.
+
+    Examples:
+        >>> sorted(machine())
+        ['accelerator', 'cores', 'memory_bytes', 'processor', 'system', 'threads']
+    """
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -54,7 +59,9 @@ def has_bf16() -> bool:
 
 
 def _processor() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    """Its name, and the instructions that PyTorch takes: virtual machines call very different processors alike."""
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}{' with bf16' if has_bf16() else ''})"
 
 
 def _cpuinfo(field: str) -> str:
