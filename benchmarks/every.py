@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from record import HERE, RESULTS, add_since, ends
+from record import HERE, RESULTS, add_since, called, ends
 
 FILES: Mapping[str, bool] = {  # in this order, and whether it needs real pictures
     "speed": False,  # leaves out the cells of real pictures without them
@@ -55,8 +55,8 @@ def words(name: str) -> list[str]:
 
 
 def results(name: str, folder: Path = RESULTS) -> list[Path]:
-    """The dated results of a file, the newest last."""
-    return sorted(folder.glob(f"{name}-????-??-??.json"))
+    """The dated results of a file on processors like this one, the newest last."""
+    return sorted(folder.glob(f"{called(name)}-????-??-??.json"))
 
 
 def done(name: str, since: str) -> bool:

@@ -293,9 +293,7 @@ def speed(source: Path, *, quick: bool) -> dict[str, Any]:
 def main() -> None:
     """Take turns, and write the result."""
     parser = argparse.ArgumentParser()
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer pictures and rounds; writes no result"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer pictures and rounds; writes no result")
     parser.add_argument(
         "--data", type=Path, default=os.environ.get("CONVATLAS_DATA"), help="folder of bccd.zip"
     )

@@ -94,7 +94,9 @@ class Training:
     def run(self, _: Records) -> dict[str, Any]:
         """Accuracy on val in percent."""
         if self.data is None or not (self.data / "bccd.zip").is_file():
-            raise SystemExit("the blood cells are missing: name the folder of bccd.zip with --data or CONVATLAS_DATA.")
+            raise SystemExit(
+                "the blood cells are missing: name the folder of bccd.zip with --data or CONVATLAS_DATA."
+            )
         with tempfile.TemporaryDirectory() as folder, cutting(self.way):
             cells = blood_cells(self.data, Path(folder, "cells"))
             data = open_data(cells, seed=self.seed, val_share=0.25, test_share=0.0)
@@ -107,7 +109,11 @@ class Training:
                 settings=SETTINGS,
             )
             found = run.folder.evaluation("val") or {}
-        return {"val": 100 * float(found["top1"]), "train_images": len(data.train), "val_images": len(data.val)}
+        return {
+            "val": 100 * float(found["top1"]),
+            "train_images": len(data.train),
+            "val_images": len(data.val),
+        }
 
     def words(self, record: Mapping[str, Any]) -> str:
         """What it reached."""

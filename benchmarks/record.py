@@ -22,7 +22,7 @@ from convatlas.bench.pool import QUIET
 from convatlas.bench.processors import worked
 from convatlas.errors import ConvAtlasError
 from convatlas.files import write_durable
-from convatlas.measure.machine import machine, versions
+from convatlas.measure.machine import has_bf16, machine, versions
 from convatlas.measure.roof import measure_roof
 
 HERE = Path(__file__).parent
@@ -204,13 +204,18 @@ def add_options(parser: argparse.ArgumentParser, cells: Path) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
 
 
+def called(name: str) -> str:
+    """What a result is called here: those of processors that have no arithmetic for bf16 are kept apart."""
+    return name if has_bf16() else f"{name}-without-bf16"
+
+
 def dated(name: str, report: Mapping[str, Any], folder: Path = RESULTS, measured: Iterable[str] = ()) -> Path:
     """Write a result with the machine and the versions, dated by the newest of what was `measured`, or today.
 
     `since` in it is the day of the oldest.
     """
     days = sorted(each[:10] for each in measured) or [datetime.datetime.now(datetime.UTC).date().isoformat()]
-    file = folder / f"{name}-{days[-1]}.json"
+    file = folder / f"{called(name)}-{days[-1]}.json"
     whole = {"date": days[-1], "since": days[0], "machine": machine(), "versions": versions(), **report}
     write_durable(file, (json.dumps(whole, indent=2) + "\n").encode())
     return file

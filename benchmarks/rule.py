@@ -4,15 +4,18 @@
     python benchmarks/rule.py [--only PATTERN] [--list] [--again] [--since DAY]
     python benchmarks/rule.py --adopt
 
-A cell is a network in batches of a size and what is compared: `ways`, precision, layout, layers in float32, threads and
-compiling, all with memory kept; of the best of them `memory`, freed memory kept, trimmed or neither, and `peak`, what a
-process then holds at most. Two more are `depthwise`, the time of single layers, and `updates`, that of the optimiser.
+A cell is a network in batches of a size and what is compared: `ways`, precision, layout, layers in float32 or by
+Winograd's algorithm, threads and compiling, all with memory kept; of the best of them `memory`, freed memory kept,
+trimmed or neither, and `peak`, what a process then holds at most. Others are `depthwise` and `winograd`, the time of
+single layers, and `updates`, that of the optimiser. Where the processor has no bf16, nothing is measured in it, and
+memory is kept, as is best with it.
 Training steps on noise, and what is compared takes turns in one process. Where nobody else works a cell takes at most
 five minutes. It is then a line of `benchmarks/rule-cells.jsonl`, and the next call goes on after it. With all of them
 `benchmarks/results/rule-DATE.json` is written, from which `python docs/speed_results.py` makes the tables of
 docs/speed.md. Three quarters of an hour on two cores. Measured, never asserted.
 
-The rule changes no bit by a new measurement until `--adopt` writes the newest one into `speed.json`.
+The rule changes no bit by a new measurement until `--adopt` writes the newest one into `speed.json`, or that of a
+processor without bf16 into `speed-without-bf16.json`.
 """
 
 from __future__ import annotations
@@ -29,29 +32,53 @@ from statistics import median
 from typing import Any
 
 import torch
-from record import HERE, Records, add_options, dated, ends, measured, stamps
+from record import HERE, Records, add_options, called, dated, ends, measured, stamps
 from speed import NETWORKS
 from steps import RECIPE, built, environment, peak, rates, shape_of
 from torch import nn
 
 from convatlas import allocator
 from convatlas.files import write_durable
+from convatlas.layers.winograd import Winograd2d, winograd
 from convatlas.measure import measure
 from convatlas.measure.machine import has_bf16
 from convatlas.models import create_model
 from convatlas.train.params import optimizer
-from convatlas.train.speed import Memory, Speed, depthwise, fastest, kept_in_float32, measurements
+from convatlas.train.speed import (
+    TABLES,
+    Memory,
+    Speed,
+    depthwise,
+    faster_by_winograd,
+    fastest,
+    kept_in_float32,
+    measurements,
+)
 
 CELLS = HERE / "rule-cells.jsonl"
-TABLE = HERE.parent / "src" / "convatlas" / "train" / "speed.json"
+PACKAGE = HERE.parent / "src" / "convatlas" / "train"
 SMALL, BATCHES = "lenet5", (32, 256)
 COMPILED = ("resnet20_cifar", "resnet50")  # which are also compiled; by rule nothing is
-NAMED = ("precision", "channels_last", "float32", "threads", "compile")  # what a way may differ in
+NAMED = (
+    "precision",
+    "channels_last",
+    "float32",
+    "winograd",
+    "threads",
+    "compile",
+)  # what a way may differ in
 MEMORIES: tuple[Memory, ...] = ("usual", "kept", "trimmed")
 SMALLER = 0.95  # trimmed is chosen where it holds at most so large a part of what kept holds,
 AS_FAST = 0.99  # and makes at least so large a part of its images a second
 PROCESSES = 3  # of each kind of memory
 CHANNELS, MAPS, IMAGES, STEPS = 144, 56, 16, 15  # of the depthwise layers, and how often they are timed
+CONVOLUTIONS = (  # 3x3: channels, filters, side of the map, batch; those of the networks below
+    (16, 16, 32, 128), (32, 32, 16, 128), (64, 64, 8, 128), (64, 64, 56, 16), (128, 128, 28, 16), (256, 256, 14, 16),
+    (512, 512, 7, 16), (128, 32, 56, 16), (128, 32, 28, 16), (128, 32, 14, 16), (128, 32, 7, 16), (64, 64, 224, 16),
+    (64, 128, 112, 16), (128, 128, 112, 16), (128, 256, 56, 16), (256, 256, 56, 16), (256, 512, 28, 16),
+    (512, 512, 28, 16), (512, 512, 14, 16),
+)  # fmt: skip
+TURNS = 4  # of each of them
 
 
 # --- single layers ----------------------------------------------------------------------------------------
@@ -83,6 +110,28 @@ def layers() -> list[dict[str, Any]]:
     return rows
 
 
+def tiles() -> list[dict[str, Any]]:
+    """Seconds of forward and backward in float32 by Winograd's algorithm over those of the direct sum."""
+    allocator.keep()
+    rows: list[dict[str, Any]] = []
+    for c, k, side, batch in CONVOLUTIONS:
+        layer = nn.Conv2d(c, k, 3, padding=1, bias=False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        images = torch.randn(batch, c, side, side).contiguous(memory_format=torch.channels_last)
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        for step in range(1 + TURNS):
+            for tiled in (False, True) if step % 2 else (True, False):
+                x = images.clone().requires_grad_()
+                begin = time.perf_counter()
+                out = winograd(x, layer.weight) if tiled else layer(x)
+                out.backward(torch.ones_like(out))
+                if step:
+                    seconds[tiled].append(time.perf_counter() - begin)
+        ratio = round(median(seconds[True]) / median(seconds[False]), 2)
+        sizes = {"channels": c, "filters": k, "side": side, "batch": batch}
+        rows.append({**sizes, "winograd_over_direct": ratio})
+    return rows
+
+
 # --- updates ----------------------------------------------------------------------------------------------
 
 
@@ -109,7 +158,8 @@ def updates() -> list[dict[str, Any]]:
 
 
 RATIOS = {  # cell: what measures it, and the figure of its rows
-    "depthwise": (layers, "bf16_over_float32"),
+    "depthwise": (layers, "bf16_over_float32"),  # where there is bf16
+    "winograd": (tiles, "winograd_over_direct"),
     "updates": (updates, "fused_over_plain"),
 }
 
@@ -159,7 +209,9 @@ class Ways(OfNetwork):
         """Images a second of each."""
         every = list(ways(self.network))
         with environment():
-            rows = rates(self.network, self.batch, [speed_of(self.network, way, found) for way in every])
+            rows = rates(
+                self.network, self.batch, [speed_of(self.network, self.batch, way, found) for way in every]
+            )
         return {"ways": [{**way, **row} for way, row in zip(every, rows, strict=True)]}
 
     def words(self, record: Mapping[str, Any]) -> str:
@@ -213,22 +265,28 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def ways(name: str) -> Iterator[dict[str, Any]]:
     """The ways to compute a network, as a row of the table names them."""
-    for precision in ("32", "bf16"):
+    precisions, network = ("32", "bf16") if has_bf16() else ("32",), built(name)
+    for precision in precisions:
         for channels_last in (True, False):
             yield {"precision": precision, "channels_last": channels_last}
-    last = {"precision": "bf16", "channels_last": True}
-    if depthwise(built(name)):
+    last = {"precision": precisions[-1], "channels_last": True}
+    if has_bf16() and depthwise(network):
         yield from ({**last, "float32": which} for which in ("slow", "all"))
+    if any(map(Winograd2d.replaces, network.modules())):
+        yield {"precision": "32", "channels_last": True, "winograd": True}
     if name == SMALL:
-        yield from ({"precision": each, "channels_last": True, "threads": 1} for each in ("32", "bf16"))
+        yield from ({"precision": each, "channels_last": True, "threads": 1} for each in precisions)
     if name in COMPILED:
         yield {**last, "compile": True}
 
 
-def speed_of(name: str, way: Mapping[str, Any], found: Records) -> Speed:
-    """The settings of a way. Which depthwise layers are slow is as it was measured here, or as the rule knows it."""
+def speed_of(name: str, batch: int, way: Mapping[str, Any], found: Records) -> Speed:
+    """The settings of a way. Which layers are slow, or faster, is as it was measured here, or as the rule knows it."""
     settings: dict[str, Any] = {key: way[key] for key in NAMED if key in way}
     settings["float32"] = kept_in_float32(built(name), way.get("float32", ""), found.get("depthwise"))
+    known = found.get("winograd", measurements(has_bf16()))
+    tiled = way.get("winograd", False)
+    settings["winograd"] = faster_by_winograd(built(name), shape_of(name, batch), known) if tiled else ()
     return Speed(**settings, memory="kept")
 
 
@@ -239,19 +297,20 @@ def best_of(name: str, batch: int, found: Records) -> Speed:
         {**way, "images_per_second": rate(way)} for way in record.get("ways", ()) if "problem" not in way
     ]
     if not known:
-        rows = measurements()["rows"]
+        rows = measurements(has_bf16())["rows"]
         known = next(row["measured"] for row in rows if (row["network"], row["batch"]) == (name, batch))
-    return speed_of(name, fastest(known), found)
+    return speed_of(name, batch, fastest(known), found)
 
 
 def cells() -> list[Alone | Ways | Kinds | Peak]:
     """Every cell, in the order in which they are run."""
-    every: list[Alone | Ways | Kinds | Peak] = [Alone(name) for name in RATIOS]
+    every: list[Alone | Ways | Kinds | Peak] = [
+        Alone(name) for name in RATIOS if has_bf16() or name != "depthwise"
+    ]
     for name, (_, batch, _) in NETWORKS.items():
-        if name == SMALL:  # it frees nothing that is worth keeping
-            every += [Ways(name, size) for size in BATCHES]
-        else:
-            every += [Ways(name, batch), Kinds(name, batch), Peak(name, batch)]
+        every += [Ways(name, size) for size in (BATCHES if name == SMALL else (batch,))]
+        if name != SMALL and has_bf16():  # that one frees nothing that is worth keeping
+            every += [Kinds(name, batch), Peak(name, batch)]
     return every
 
 
@@ -282,8 +341,8 @@ def report(found: Records) -> dict[str, Any]:
         "command": "python benchmarks/rule.py",
         "bf16": has_bf16(),
         "rows": rows,
-        **{name: found[name][name] for name in RATIOS},
-        **{f"{name}_cell": stamps(found[name]) for name in RATIOS},
+        **{name: found[name][name] for name in RATIOS if name in found},
+        **{f"{name}_cell": stamps(found[name]) for name in RATIOS if name in found},
     }
 
 
@@ -303,15 +362,7 @@ def best_memory(row: Mapping[str, Any]) -> str:
 
 
 def adopted(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The rule's table that follows from a result.
-
-    Raises `SystemExit` for a processor without bf16, on which bf16 is computed number by number.
-    """
-    if not result["bf16"]:
-        raise SystemExit(
-            "this result is of a processor without bf16 (AVX512-BF16 or AMX): a rule that reads it would have those "
-            "with bf16 compute in float32. Measure on one that has it."
-        )
+    """The rule's table that follows from a result."""
     here, rows = result["machine"], list[dict[str, Any]]()
     for row in result["rows"]:
         known: list[dict[str, Any]] = []
@@ -329,11 +380,12 @@ def adopted(result: Mapping[str, Any]) -> dict[str, Any]:
         "what": "training images per second, medians of turns, written by benchmarks/rule.py; figures are comparable "
         "within a row. memory: of the best way what was fastest, or smaller and as fast; the others were measured "
         "with memory kept. depthwise: between layers in bf16, time of forward and backward in bf16 over that in "
-        "float32, casts included. updates: time of a fused update of all weights by SGD with momentum over that of "
-        "one that takes a tensor after the other.",
+        "float32, casts included. winograd: time of forward and backward of a 3x3 convolution in float32 by Winograd's "
+        "algorithm over that of the direct sum. updates: time of a fused update of all weights by SGD with momentum "
+        "over that of one that takes a tensor after the other.",
         "machine": f"{here['cores']} cores of an {here['processor']}",
         "torch": result["versions"]["torch"].split("+")[0],
-        **{name: result[name] for name in RATIOS},
+        **{name: result[name] for name in RATIOS if name in result},
         "rows": rows,
     }
 
@@ -342,7 +394,7 @@ def written(table: Mapping[str, Any]) -> str:
     """The table as a file that can be read: a line for each way."""
     head = {name: value for name, value in table.items() if name not in (*RATIOS, "rows")}
     lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in head.items()]
-    for name in RATIOS:
+    for name in [name for name in RATIOS if name in table]:
         lines += [f'  "{name}": [', _lines(table[name], 4), "  ],"]
     lines.append('  "rows": [')
     rows: list[str] = []
@@ -356,9 +408,12 @@ def _lines(values: Sequence[Any], indent: int) -> str:
     return ",\n".join(" " * indent + json.dumps(value) for value in values)
 
 
-def adopt(results: Path, table: Path) -> None:
-    """Write the newest result into the rule's table."""
-    newest = max(results.glob("rule-????-??-??.json"), default=None)
+def adopt(results: Path, package: Path) -> None:
+    """Write the newest result of processors like this one into the rule's table for them."""
+    newest, table = (
+        max(results.glob(f"{called('rule')}-????-??-??.json"), default=None),
+        package / TABLES[has_bf16()],
+    )
     if newest is None:
         raise SystemExit(f"there is no result in {results} yet; measure first, without --adopt.")
     write_durable(table, written(adopted(json.loads(newest.read_text()))).encode())
@@ -384,6 +439,6 @@ if __name__ == "__main__":
     if given.alone:
         print(json.dumps(RATIOS[given.alone][0]()))
     elif given.adopt:
-        adopt(given.results, TABLE)
+        adopt(given.results, PACKAGE)
     else:
         ends(main, given)

@@ -5,7 +5,7 @@
                                [--seconds S] [--rounds N]
 
 A cell is a network with a batch, data (noise that is ready, or real pictures) and settings of the peers (their
-defaults, or bf16 autocast with channels-last); one more is about memory, with activations recomputed on our side. It
+defaults, or bf16 autocast with channels-last where the processor has bf16); one more is about memory, with activations recomputed on our side. It
 is one command `convatlas bench ... --json`, in which the machine's ceiling is measured and then all sides run in turn,
 and takes at most five minutes. A cell that is done is a line
 of `benchmarks/speed-cells.jsonl`; a second call goes on after the last one, and runs a cell again only if the machine
@@ -32,7 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from record import HERE, RESULTS, add_since, append, ends, here, read
+from record import HERE, RESULTS, add_since, append, called, ends, here, read
+
+from convatlas.measure.machine import has_bf16
 
 CELLS = HERE / "speed-cells.jsonl"
 SECONDS, ROUNDS, STARTS, LIMIT = 50.0, 12, 2, 300.0
@@ -88,7 +90,7 @@ def cells() -> Iterator[Cell]:
     """Every cell, in the order in which they are run."""
     for network, (_, _, pictures) in NETWORKS.items():
         for data in ("synthetic", pictures):
-            for peers in SETTINGS:
+            for peers in SETTINGS if has_bf16() else SETTINGS[:1]:
                 yield Cell(network, data, peers)
     if "resnet50" in NETWORKS:
         yield Cell("resnet50", "synthetic", RECOMPUTE)
@@ -164,7 +166,7 @@ def write(found: Mapping[str, Mapping[str, Any]], names: Sequence[str], folder: 
         "versions": last["versions"],
         "cells": [found[name] for name in names],
     }
-    file = folder / f"speed-{date}.json"
+    file = folder / f"{called('speed')}-{date}.json"
     file.write_text(json.dumps(report) + "\n")
     return file
 

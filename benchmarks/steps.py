@@ -23,7 +23,7 @@ from convatlas.models import create_model, find
 from convatlas.train.computed import arrange_memory, computed, laid_out
 from convatlas.train.params import optimizer
 from convatlas.train.recipe import Recipe
-from convatlas.train.speed import Speed
+from convatlas.train.speed import NAMES, Speed
 from convatlas.train.tune import measured
 
 RECIPE = Recipe(name="benchmark", optimizer="sgd", momentum=0.9, weight_decay=1e-4)
@@ -77,7 +77,9 @@ def peak(name: str, batch: int, speed: Speed) -> int:
     words = [sys.executable, str(Path(__file__).resolve()), name, str(batch)]
     for field in ("precision", "memory"):
         words += [f"--{field}", getattr(speed, field)]
-    words += ["--channels-last"] * speed.channels_last + ["--float32", *speed.float32]
+    words += ["--channels-last"] * speed.channels_last
+    for field in NAMES:
+        words += [f"--{field}", *getattr(speed, field)]
     return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
@@ -111,6 +113,8 @@ if __name__ == "__main__":
     parser.add_argument("--precision", default="32")
     parser.add_argument("--memory", default="usual")
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--float32", nargs="*", default=[])
+    for field in NAMES:
+        parser.add_argument(f"--{field}", nargs="*", default=[])
     told = vars(parser.parse_args())
-    print(held(told.pop("name"), told.pop("batch"), Speed(**{**told, "float32": tuple(told["float32"])})))
+    told |= {field: tuple(told[field]) for field in NAMES}
+    print(held(told.pop("name"), told.pop("batch"), Speed(**told)))

@@ -18,15 +18,15 @@ Bits = NDArray[np.uint16]  # of bf16 numbers: the upper half of a float32
 Kernel = Callable[..., None]
 
 
-def usable(x: Tensor) -> bool:
-    """Whether the kernels take this tensor: bf16, on the processor, a map with channels last, and numba installed.
+def usable(x: Tensor, *dtypes: torch.dtype) -> bool:
+    """Whether the kernels take this tensor: of one of `dtypes`, else bf16, on the processor, a map with channels last, and numba installed.
 
     Examples:
         >>> usable(torch.zeros(1, 8, 5, 5))  # float32
         False
     """
     in_order = x.is_contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and in_order and installed()
+    return x.dtype in (dtypes or (torch.bfloat16,)) and x.device.type == "cpu" and in_order and installed()
 
 
 @cache
@@ -73,6 +73,13 @@ def _threads() -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.cache_clear)  # a child has none of its parent's threads
+
+
+def numbers(x: Tensor) -> NDArray[Any]:
+    """The memory of a float32 tensor as one row of numbers, or of a bf16 one as `bits`."""
+    if x.dtype == torch.bfloat16:
+        return bits(x)
+    return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).detach().view(-1).numpy()
 
 
 def bits(x: Tensor) -> Bits:

@@ -36,7 +36,7 @@ from convatlas.kernels import compiled
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)  # the first m + 1, beside infinity
 SIDES = (2, 3, 4)  # m
 FILTER = 3
-PART = 2**22  # bytes of tiles that are made at a time in float32
+PART = 2**24  # bytes of tiles that are made at a time in float32
 
 
 class Winograd2d(nn.Conv2d):
@@ -131,14 +131,12 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, side: int) -> Tensor:
-        k, c = weight.shape[:2]
-        inputs, filters, outputs = constants(side)
+        inputs, _, outputs = constants(side)
         with torch.autocast(x.device.type, enabled=False):
-            taps = weight.permute(2, 3, 0, 1).reshape(FILTER**2, k * c)
-            learnt = (_of_squares(filters, weight.dtype) @ taps).to(x.dtype).view(-1, k, c)
+            learnt = _learnt(_taps(weight), side).to(x.dtype)
             seen = _gathered(x, inputs, side, 1)
             products = torch.bmm(seen, learnt.transpose(1, 2))
-            y = _scattered(products, (len(x), k, *x.shape[2:]), outputs.T, side, 0)
+            y = _scattered(products, (len(x), len(weight), *x.shape[2:]), outputs.T, side, 0)
         ctx.save_for_backward(seen, learnt, weight)
         ctx.shape, ctx.side = x.shape, side
         return y
@@ -168,7 +166,7 @@ class _InParts(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, side: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.side = side
-        return _convolved(x, weight, side)
+        return _convolved(x, _learnt(_taps(weight), side).transpose(1, 2), side)
 
     @staticmethod
     @once_differentiable
@@ -176,20 +174,29 @@ class _InParts(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         dx = dweight = None
         if ctx.needs_input_grad[0]:
-            dx = _convolved(dy, weight.flip(2, 3).transpose(0, 1), ctx.side)
+            dx = _convolved(dy, _learnt(_taps(weight).flip(0), ctx.side), ctx.side)
         if ctx.needs_input_grad[1]:
             dweight = torch.empty_like(weight).copy_(_correlated(x, dy, ctx.side))
         return dx, dweight, None
 
 
-def _convolved(x: Tensor, weight: Tensor, side: int) -> Tensor:
-    """x (N, C, H, W) with filters (K, C, 3, 3): (N, K, H, W)."""
-    k, c = weight.shape[:2]
-    inputs, filters, outputs = constants(side)
-    taps = weight.permute(2, 3, 1, 0).reshape(FILTER**2, c * k)
-    learnt = (_of_squares(filters, weight.dtype) @ taps).view(-1, c, k)
-    y = x.new_empty((len(x), k, *x.shape[2:])).to(memory_format=torch.channels_last)
-    for part in _parts(x.shape, k, side):
+def _taps(weight: Tensor) -> Tensor:
+    """Filters (K, C, 3, 3), place by place: (9, K, C)."""
+    return weight.permute(2, 3, 0, 1).reshape(FILTER**2, *weight.shape[:2])
+
+
+def _learnt(taps: Tensor, side: int) -> Tensor:
+    """Filters in their coordinates: (9, K, C) -> (places, K, C)."""
+    filters = _of_squares(constants(side)[1], taps.dtype)
+    return (filters @ taps.reshape(FILTER**2, -1)).view(-1, *taps.shape[1:])
+
+
+def _convolved(x: Tensor, learnt: Tensor, side: int) -> Tensor:
+    """x (N, C, H, W) with filters in their coordinates, (places, C, K): (N, K, H, W)."""
+    inputs, _, outputs = constants(side)
+    shape = len(x), learnt.shape[2], *x.shape[2:]
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    for part in _parts(x.shape, shape[1], side):
         products = torch.bmm(_gathered(x[part], inputs, side, 1), learnt)
         _laid(products, outputs, y[part])
     return y
@@ -208,7 +215,7 @@ def _correlated(x: Tensor, dy: Tensor, side: int) -> Tensor:
 
 
 def _parts(shape: Sequence[int], k: int, side: int) -> list[slice]:
-    """Images (N, C, H, W) in parts: tiles fit into a cache, but are not fewer than channels, as filters are read too."""
+    """Images (N, C, H, W) in parts: tiles fit into a cache, and are no fewer than channels, as filters are read too."""
     n, c, height, width = shape
     tiles, most = -(-height // side) * -(-width // side), max(c, k)
     number = max(PART // ((side + FILTER - 1) ** 2 * tiles * most * 4), -(-most // tiles), 1)
@@ -221,7 +228,7 @@ def _gathered(x: Tensor, matrix: NDArray[np.float64], step: int, margin: int) ->
     A tile has Q x Q pixels and stands `step` from the next. The first begins `margin` before the map; outside it are
     zeros.
     """
-    if compiled.usable(x):
+    if compiled.usable(x, torch.bfloat16, torch.float32):
         return _kernels().gathered(x, _rows(matrix), step, margin)
     n, c = x.shape[:2]
     rows, columns, height, width = _covered(x.shape, matrix, step)
@@ -259,6 +266,9 @@ def _scattered(
 
 def _laid(tiles: Tensor, matrix: NDArray[np.float64], out: Tensor) -> None:
     """M d M^T of tiles d (Q^2, tiles, C), for M (P, Q), side by side in a map `out` (N, C, H, W), channels last."""
+    if compiled.usable(out, torch.float32):
+        _kernels().laid(tiles, out, _rows(matrix))
+        return
     (step, reach), (n, c, height, width) = matrix.shape, out.shape
     rows, columns = -(-height // step), -(-width // step)
     pixels = _changed(tiles.view(reach, reach, -1), matrix).view(step, step, n, rows, columns, c)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from convatlas import allocator
 from convatlas.errors import UsageError
+from convatlas.layers.winograd import Winograd2d
 from convatlas.measure.timing import threads_set
 from convatlas.models.classifier import Classifier
 from convatlas.train.speed import Speed
@@ -40,6 +41,7 @@ def computed(network: nn.Module, speed: Speed) -> Generator[None]:
         threads_set(speed.threads or None),
         _recomputing(network, speed.recompute),
         in_float32(network, speed.float32),
+        by_winograd(network, speed.winograd),
         overwriting(network),
     ):
         if speed.compile:
@@ -61,11 +63,7 @@ def in_float32(network: nn.Module, names: Sequence[str]) -> Generator[None]:
 
     Raises `UsageError` for a name that the network does not have.
     """
-    known = dict(network.named_modules())
-    for name in names:
-        if name not in known:
-            raise UsageError(f"{type(network).__name__} has no layer {name!r} to be computed in float32.")
-    modules = [known[name] for name in names]
+    modules = _named(network, names)
     for module in modules:
         module.forward = MethodType(_forward, module)
     try:
@@ -73,6 +71,37 @@ def in_float32(network: nn.Module, names: Sequence[str]) -> Generator[None]:
     finally:
         for module in modules:
             del module.forward
+
+
+@contextmanager
+def by_winograd(network: nn.Module, names: Sequence[str]) -> Generator[None]:
+    """Let the convolutions of these names learn by Winograd's algorithm.
+
+    `Winograd2d` is a convolution with another way to learn, so a convolution becomes one by changing its class.
+
+    Raises `UsageError` for a name that the network does not have, or that is no 3x3 convolution padded by 1.
+    """
+    modules = _named(network, names)
+    for name, module in zip(names, modules, strict=True):
+        if not Winograd2d.replaces(module):
+            raise UsageError(
+                f"{name} is {module}, which Winograd's algorithm for 3x3 filters does not compute."
+            )
+    for module in modules:
+        module.__class__ = Winograd2d
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.__class__ = nn.Conv2d
+
+
+def _named(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    known = dict(network.named_modules())
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{type(network).__name__} has no layer {name!r} to be computed in another way.")
+    return [known[name] for name in names]
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from convatlas.measure.roofline import beside, roofline
 from convatlas.models import create_model
 from convatlas.train import params
 from convatlas.train.arithmetic import step_rows, steps_of_epoch
+from convatlas.train.computed import by_winograd
 from convatlas.train.recipe import Recipe
 from convatlas.train.speed import Speed
 
@@ -116,7 +117,8 @@ def reached(decided: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]], roo
         seconds, seen = seconds + line["seconds"], seen + line["images"]
         for kind, count in kinds.items():
             if kind not in known:
-                known[kind] = least_seconds(network, *kind, roof, batch=batch, dtype=dtype)
+                with by_winograd(network, speed.winograd):
+                    known[kind] = least_seconds(network, *kind, roof, batch=batch, dtype=dtype)
             made = line["images"] / batch * count / steps  # steps of this kind
             least, arithmetic = least + made * known[kind][0], arithmetic + made * known[kind][1]
     return Limit(

@@ -366,7 +366,8 @@ class Loop:
 
     def _kernels(self) -> str:
         """What computes in place of PyTorch here, with other rounding."""
-        if any(isinstance(module, Winograd2d) for module in self.plain.modules()) and compiled.installed():
+        tiles = any(isinstance(module, Winograd2d) for module in self.plain.modules())
+        if tiles and self.speed.precision == "bf16" and compiled.installed():
             return f" with numba {versions()['numba']}"
         return ""
 

@@ -2,8 +2,9 @@
 
 A recipe says what a paper would print. `Speed` is the rest: the precision, where numbers lie in memory, which layers
 stay in float32, how many threads. These change bits, so no clock decides them: `rule` is a function of network, batch
-and device, and gives two runs of one version the same. What it knows are the rows of `speed.json`; a network is
-computed as was best for the row that is most like it.
+and device, and gives two runs of one version the same. What it knows are the rows of a table, one for processors that
+multiply bfloat16 numbers themselves and one for those that do not; a network is computed as was best for the row that
+is most like it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 from convatlas.errors import BadCheckpoint
+from convatlas.layers.winograd import Winograd2d
 from convatlas.measure.machine import has_bf16
 from convatlas.measure.operations import macs
 from convatlas.measure.trace import trace
@@ -28,6 +30,8 @@ from convatlas.measure.trace import trace
 Precision = Literal["32", "bf16"]
 Memory = Literal["usual", "kept", "trimmed"]
 CLEARLY = 1.03  # times as fast; what is nearer may be noise
+TABLES = {True: "speed.json", False: "speed-without-bf16.json"}  # by whether the processor has bf16
+UNUSUAL = "bf16 was asked for; this processor has no arithmetic for it, and nothing has been measured"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,7 @@ class Speed:
     )
     channels_last: bool = True  # tensors lie as N, H, W, C
     float32: tuple[str, ...] = ()  # modules that are computed in float32 where the rest is bf16
+    winograd: tuple[str, ...] = ()  # convolutions that learn by Winograd's algorithm
     fused: bool = True  # the optimiser passes over each weight once
     compile: bool = False  # forward and backward by torch.compile
     threads: int = 0  # of PyTorch; 0: as many as it has
@@ -53,23 +58,29 @@ class Speed:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for run.json."""
-        return dataclasses.asdict(self) | {"float32": list(self.float32)}
+        return dataclasses.asdict(self) | {name: list(getattr(self, name)) for name in NAMES}
 
     @staticmethod
     def from_json(value: Any) -> Speed:
-        """What `to_json` gave. Raises `BadCheckpoint` for a field that is missing, unknown or of another type."""
+        """What `to_json` gave, also before there was `winograd`.
+
+        Raises `BadCheckpoint` for a field that is missing, unknown or of another type.
+        """
         hints = get_type_hints(Speed)
-        if not isinstance(value, dict) or value.keys() != hints.keys():
+        if not isinstance(value, dict) or {"winograd": [], **value}.keys() != hints.keys():
             raise BadCheckpoint("the speed settings of this run are not those that this version writes.")
-        names = value["float32"]
-        sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        value = {"winograd": [], **value}
+        sound = all(
+            isinstance(value[names], list) and all(isinstance(name, str) for name in value[names])
+            for names in NAMES
+        )
         sound = sound and value["precision"] in get_args(Precision) and value["memory"] in get_args(Memory)
         sound = sound and all(
             type(value[name]) is kind for name, kind in hints.items() if kind in (bool, int, str)
         )
         if not sound or value["threads"] < 0:
             raise BadCheckpoint(f"the speed settings of this run hold what no run writes: {value}.")
-        settings: dict[str, Any] = {**value, "float32": tuple(names)}
+        settings: dict[str, Any] = {**value, **{names: tuple(value[names]) for names in NAMES}}
         return Speed(**settings)
 
     @staticmethod
@@ -90,15 +101,12 @@ class Speed:
             >>> Speed(precision="bf16", float32=("stem",)).words()
             'bf16 with 1 layer in float32, channels last, fused optimiser'
         """
-        kept = (
-            f" with {len(self.float32)} layer{'s' * (len(self.float32) > 1)} in float32"
-            if self.float32
-            else ""
-        )
+        kept = f" with {_counted(self.float32, 'layer')} in float32" if self.float32 else ""
         return ", ".join(
             text
             for text, said in (
                 (f"bf16{kept}" if self.precision == "bf16" else "float32", True),
+                (f"{_counted(self.winograd, 'convolution')} by Winograd's algorithm", bool(self.winograd)),
                 ("channels last", self.channels_last),
                 ("fused optimiser", self.fused),
                 ("compiled", self.compile),
@@ -107,6 +115,13 @@ class Speed:
             )
             if said
         )
+
+
+NAMES = ("float32", "winograd")  # the fields of names
+
+
+def _counted(names: Sequence[str], what: str) -> str:
+    return f"{len(names)} {what}{'s' * (len(names) > 1)}"
 
 
 @dataclass(frozen=True)
@@ -142,14 +157,14 @@ def rule(
     of an image and in the size of the batch, both as factors. Its fastest way counts, bf16 only if it is faster than
     float32 by 3 %, and nothing is compiled. Updates are fused if that is faster for the network of the table whose
     weights are nearest in number. `precision` is a wish that goes before the table, which knows one version of PyTorch:
-    with another one the same rows count, and the reason says so.
+    with another one the same rows count, and the reason says so. The table is that of processors like this one.
 
     Examples:
         >>> from convatlas.models import create_model
         >>> rule(create_model("resnet18"), (16, 3, 224, 224), Device("cpu", bf16=True)).words()
         'bf16, channels last, fused optimiser'
     """
-    known = table if table is not None else measurements()
+    known = table if table is not None else measurements(device.bf16)
     allowed = {"32", "bf16"} if device.bf16 else {"32"}
     if precision != "auto":
         allowed = {precision}
@@ -166,10 +181,13 @@ def rule(
         return abs(math.log(max(work, 1) / row["macs"])) + abs(math.log(shape[0] / row["batch"]))
 
     alike = [row for row in known["rows"] if row["depthwise"] == is_depthwise and _usable(row, allowed)]
+    if not alike:
+        return Speed(precision="bf16", fused=_fused(network, known), memory="kept", reason=UNUSUAL)
     row = min(alike, key=apart)
     best = fastest(_usable(row, allowed))
     settings = {name: value for name, value in best.items() if name in Speed.__dataclass_fields__}
     settings["float32"] = kept_in_float32(network, best.get("float32", ""), known)
+    settings["winograd"] = faster_by_winograd(network, shape, known) if best.get("winograd") else ()
     settings["fused"] = _fused(network, known)
     asked = (
         "" if precision == "auto" else f"{'float32' if precision == '32' else 'bf16'} was asked for; else "
@@ -250,7 +268,29 @@ def kept_in_float32(
     return tuple(slow)
 
 
+def faster_by_winograd(network: nn.Module, shape: Sequence[int], table: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of 3x3 convolutions that learn faster by Winograd's algorithm, for batches of `shape` (N, C, H, W).
+
+    The row of the table that counts is the nearest in channels, filters and pixels of a batch, as factors.
+    """
+    fitting = {name for name, module in network.named_modules() if Winograd2d.replaces(module)}
+    faster: list[str] = []
+    for call in trace(network, tuple(shape[1:])).calls if fitting and table.get("winograd") else ():
+        if call.name not in fitting or call.output is None:
+            continue
+        (_, c, *_), (_, k, height, width) = call.inputs[0].shape, call.output.shape
+
+        def apart(row: Mapping[str, Any], sizes: Sequence[int] = (c, k, shape[0] * height * width)) -> float:
+            known = (row["channels"], row["filters"], row["batch"] * row["side"] ** 2)
+            return sum(abs(math.log(size / there)) for size, there in zip(sizes, known, strict=True))
+
+        if min(table["winograd"], key=apart)["winograd_over_direct"] < 1 / CLEARLY:
+            faster.append(call.name)
+    return tuple(dict.fromkeys(faster))
+
+
 @cache
-def measurements() -> dict[str, Any]:
-    """The committed table: what was measured, where, when and with which version."""
-    return json.loads((resources.files("convatlas.train") / "speed.json").read_text(encoding="utf-8"))
+def measurements(bf16: bool = True) -> dict[str, Any]:
+    """A committed table: what was measured on a processor with bf16 or on one without it, where, when, which version."""
+    file = resources.files("convatlas.train") / TABLES[bf16]
+    return json.loads(file.read_text(encoding="utf-8"))

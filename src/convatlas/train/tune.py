@@ -23,6 +23,7 @@ from typing import Any
 from torch import nn
 
 from convatlas.errors import ResourceError
+from convatlas.layers.winograd import Winograd2d
 from convatlas.train.speed import CLEARLY, Device, Speed, kept_in_float32
 
 SAME_LOSS = 0.05  # of the loss in float32, with the same weights and images
@@ -69,21 +70,26 @@ class Tuning:
 
 
 def candidates(network: nn.Module, first: Speed, device: Device) -> list[Speed]:
-    """The rule's choice, then what may be faster: precisions, layouts, layers in float32, and single changes."""
+    """The rule's choice, then what may be faster: precisions, layouts, layers in float32, and single changes.
+
+    Winograd's algorithm is tried for what the rule computes by it, or else in float32 for all that it can.
+    """
     found = [first]
     for precision in ("32", "bf16") if device.bf16 else ("32",):
         for channels_last in (True, False):
             kept: list[tuple[str, ...]] = [()]
             if precision == "bf16" and device.kind == "cpu":
                 kept += [kept_in_float32(network, "slow"), kept_in_float32(network, "all")]
-            found += [
-                replace(first, precision=precision, channels_last=channels_last, float32=names)
-                for names in kept
-            ]
+            usual = replace(first, precision=precision, channels_last=channels_last, winograd=())
+            found += [replace(usual, float32=names) for names in kept]
     if device.kind == "cpu":
+        tiles = tuple(name for name, module in network.named_modules() if Winograd2d.replaces(module))
+        found.append(
+            replace(first, precision="32", channels_last=True, float32=(), winograd=first.winograd or tiles)
+        )
         found.append(replace(first, threads=0 if first.threads else 1))
         found.append(replace(first, memory="usual" if first.memory == "kept" else "kept"))
-    found.append(replace(first, compile=True))  # last: it is the one that may not come to an end
+    found.append(replace(first, compile=True, winograd=()))  # last: it is the one that may not come to an end
     return list(dict.fromkeys(found))
 
 
