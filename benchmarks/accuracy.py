@@ -35,7 +35,7 @@ NETWORK = "resnet20_cifar"
 EACH = 2  # epochs of a cell
 
 
-class Enough(Exception):
+class Enough(Exception):  # noqa: N818 - nothing went wrong
     """As many epochs as were wished are behind a training."""
 
 

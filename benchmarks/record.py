@@ -204,9 +204,9 @@ def add_options(parser: argparse.ArgumentParser, cells: Path) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
 
 
-def called(name: str) -> str:
-    """What a result is called here: those of processors that have no arithmetic for bf16 are kept apart."""
-    return name if has_bf16() else f"{name}-without-bf16"
+def called(name: str, bf16: bool | None = None) -> str:
+    """What a result is called: those of processors without arithmetic for bf16, as this one may be, are kept apart."""
+    return name if (has_bf16() if bf16 is None else bf16) else f"{name}-without-bf16"
 
 
 def dated(name: str, report: Mapping[str, Any], folder: Path = RESULTS, measured: Iterable[str] = ()) -> Path:

@@ -364,6 +364,7 @@ def best_memory(row: Mapping[str, Any]) -> str:
 def adopted(result: Mapping[str, Any]) -> dict[str, Any]:
     """The rule's table that follows from a result."""
     here, rows = result["machine"], list[dict[str, Any]]()
+    arithmetic = f"with{'' if result['bf16'] else 'out'} bf16 arithmetic"
     for row in result["rows"]:
         known: list[dict[str, Any]] = []
         for way in row["ways"]:
@@ -383,7 +384,7 @@ def adopted(result: Mapping[str, Any]) -> dict[str, Any]:
         "float32, casts included. winograd: time of forward and backward of a 3x3 convolution in float32 by Winograd's "
         "algorithm over that of the direct sum. updates: time of a fused update of all weights by SGD with momentum "
         "over that of one that takes a tensor after the other.",
-        "machine": f"{here['cores']} cores of an {here['processor']}",
+        "machine": f"{here['cores']} cores of an {here['processor']} {arithmetic}",
         "torch": result["versions"]["torch"].split("+")[0],
         **{name: result[name] for name in RATIOS if name in result},
         "rows": rows,
@@ -409,15 +410,17 @@ def _lines(values: Sequence[Any], indent: int) -> str:
 
 
 def adopt(results: Path, package: Path) -> None:
-    """Write the newest result of processors like this one into the rule's table for them."""
-    newest, table = (
-        max(results.glob(f"{called('rule')}-????-??-??.json"), default=None),
-        package / TABLES[has_bf16()],
-    )
-    if newest is None:
+    """Write the newest results, of processors with bf16 and of those without, into the rule's tables."""
+    found = {
+        package / table: max(results.glob(f"{called('rule', bf16)}-????-??-??.json"), default=None)
+        for bf16, table in TABLES.items()
+    }
+    if not any(found.values()):
         raise SystemExit(f"there is no result in {results} yet; measure first, without --adopt.")
-    write_durable(table, written(adopted(json.loads(newest.read_text()))).encode())
-    print(f"{table.name} is {newest.name}")
+    for table, newest in found.items():
+        if newest is not None:
+            write_durable(table, written(adopted(json.loads(newest.read_text()))).encode())
+            print(f"{table.name} is {newest.name}")
 
 
 def main(options: argparse.Namespace) -> int:

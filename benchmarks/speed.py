@@ -5,12 +5,12 @@
                                [--seconds S] [--rounds N]
 
 A cell is a network with a batch, data (noise that is ready, or real pictures) and settings of the peers (their
-defaults, or bf16 autocast with channels-last where the processor has bf16); one more is about memory, with activations recomputed on our side. It
-is one command `convatlas bench ... --json`, in which the machine's ceiling is measured and then all sides run in turn,
-and takes at most five minutes. A cell that is done is a line
-of `benchmarks/speed-cells.jsonl`; a second call goes on after the last one, and runs a cell again only if the machine
-was busy in it or with `--again`. Real pictures come from DATA (else CONVATLAS_DATA), which holds `mnist/`,
-`cifar10.zip` and `bccd.zip`.
+defaults, or bf16 autocast with channels-last where the processor has bf16); one more is about memory, with activations
+recomputed on our side. It is one command `convatlas bench ... --json`, in which the machine's ceiling is measured and
+then all sides run in turn, and takes at most five minutes. A cell that is done is a line of
+`benchmarks/speed-cells.jsonl`; a second call goes on after the last one, and runs a cell again only if the machine was
+busy in it, if it is of another processor or PyTorch, or with `--again`. Real pictures come from DATA (else
+CONVATLAS_DATA), which holds `mnist/`, `cifar10.zip` and `bccd.zip`.
 
 When no cell is missing, everything is written to `benchmarks/results/speed-DATE.json`; the tables are made from it
 by `python docs/speed_results.py`. Measured, never asserted.
@@ -78,7 +78,7 @@ class Cell:
         return [
             *("bench", self.network, "--train", "--batch", str(batch), "--image-size", str(side)),
             *("--data", where, "--seconds", str(seconds), "--rounds", str(rounds)),
-            *("--starts", str(STARTS)),
+            *("--starts", str(STARTS if has_bf16() else 1)),  # warming up takes long without it
             *(word for peer in against for word in ("--against", peer)),
             *(["--peer-amp"] if self.peers == "amp" else []),
             *(["--checkpoint-activations"] if recompute else []),

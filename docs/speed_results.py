@@ -38,6 +38,7 @@ PEERS = ("torchvision", "timm", "lightning")
 RECOMPUTE = "recompute"  # in the place of settings
 EPOCH, EPOCHS = 50_000, 30  # what is extrapolated to: all training images of CIFAR-10, a usual length
 MISSING = "Not measured yet.\n"
+PLAIN = "-without-bf16"  # what benchmarks/record.py appends to results of processors without it
 OF = {  # which result a table is made of, where it is not `speed`
     **{
         name: name
@@ -51,6 +52,8 @@ OF = {  # which result a table is made of, where it is not `speed`
     "speedrun": "speedrun-test",
     "transfer_blood": "transfer-blood",
     "transfer_streets": "transfer-streets",
+    **dict.fromkeys(("rule_plain", "winograd"), f"rule{PLAIN}"),
+    **dict.fromkeys(("default_plain", "memory_plain", "machine_plain"), f"speed{PLAIN}"),
 }
 Cells = Mapping[str, Mapping[str, Any]]
 
@@ -274,30 +277,33 @@ def _range(figure: Mapping[str, float], form: str) -> str:
 def rule(report: Mapping[str, Any]) -> str:
     """Images a second of each way to compute a network, and whether the rule's own table says the same."""
     rows: list[list[str]] = []
+    there = {_way(way) for row in report["rows"] for way in row["ways"]}
+    ways = [way for way in WAYS if way in there]
     for row in report["rows"]:
         rates = {_way(way): median(way["turns"]) for way in row["ways"] if "problem" not in way}
         best = _best(row)
-        cells = [_rate(rates[way]) if way in rates else "" for way in WAYS]
-        bold = [f"**{text}**" if way == best else text for way, text in zip(WAYS, cells, strict=True)]
+        cells = [_rate(rates[way]) if way in rates else "" for way in ways]
+        bold = [f"**{text}**" if way == best else text for way, text in zip(ways, cells, strict=True)]
         rows.append([_of(row), *bold])
-    return _numbers(("network, px, batch", *WAYS), rows) + _where(report) + f"\n{_agrees(report)}\n"
+    return _numbers(("network, px, batch", *ways), rows) + _where(report) + f"\n{_agrees(report)}\n"
 
 
 def _way(way: Mapping[str, Any]) -> str:
     """A way as a heading."""
     words = "float32" if way["precision"] == "32" else "bf16"
     words += " cl" * way["channels_last"] + ", compiled" * way.get("compile", False)
+    words += ", Winograd" * way.get("winograd", False)
     words += f", {way['float32']} in float32" if "float32" in way else ""
     return words + ", one thread" * ("threads" in way)
 
 
-WAYS = ("float32", "float32 cl", "bf16", "bf16 cl", "bf16 cl, slow in float32", "bf16 cl, all in float32")
-WAYS += ("bf16 cl, compiled",)
+WAYS = ("float32", "float32 cl", "float32 cl, Winograd", "float32 cl, compiled", "bf16", "bf16 cl")
+WAYS += ("bf16 cl, slow in float32", "bf16 cl, all in float32", "bf16 cl, compiled")
 
 
 def _agrees(report: Mapping[str, Any]) -> str:
     """How the table that the rule reads stands to this measurement."""
-    said = {(row["network"], row["batch"]): row for row in measurements()["rows"]}
+    said = {(row["network"], row["batch"]): row for row in measurements(report["bf16"])["rows"]}
     known = [row for row in report["rows"] if (row["network"], row["batch"]) in said]
     same = sum(_way(fastest(said[row["network"], row["batch"]]["measured"])) == _best(row) for row in known)
     dates = " and ".join(sorted({row["date"] for row in said.values()}))
@@ -308,7 +314,7 @@ def _agrees(report: Mapping[str, Any]) -> str:
 
 
 def _best(row: Mapping[str, Any]) -> str:
-    """What a rule that reads this measurement would take on a processor with bf16."""
+    """What a rule that reads this measurement would take on a processor like that."""
     ways = [{**way, "images_per_second": median(way["turns"])} for way in row["ways"] if "problem" not in way]
     return _way(fastest(ways))
 
@@ -355,6 +361,19 @@ def depthwise(report: Mapping[str, Any]) -> str:
         for kernel in sorted({kernel for kernel, _ in ratios})
     ]
     return _numbers(("filter", "stride 1", "stride 2"), rows) + _where(report)
+
+
+def winograd(report: Mapping[str, Any]) -> str:
+    """Time of a 3x3 convolution by Winograd's algorithm over that of the direct sum."""
+    rows = [
+        [
+            f"{row['channels']} to {row['filters']}",
+            f"{row['side']}x{row['side']}, {row['batch']}",
+            f"{row['winograd_over_direct']:.2f}",
+        ]
+        for row in report["winograd"]
+    ]
+    return table(("channels", "map, batch", "Winograd / direct"), rows) + _where(report)
 
 
 def updates(report: Mapping[str, Any]) -> str:
@@ -490,11 +509,12 @@ def transfer(report: Mapping[str, Any]) -> str:
         for start, words in starts.items()
     ]
     gains = [100 * (run["transferred"]["test"] - run["scratch"]["test"]) for run in runs]
+    count = runs[0]["scratch"]["test_images"]
     return (
         _numbers(("test accuracy, %, from", *(f"seed {run['seed']}" for run in runs), "mean"), rows)
         + _where(report)
-        + f"\n{runs[0]['scratch']['test_images']} test images, {report['settings']['epochs']} epochs. The learnt weights "
-        f"had {100 * source['val']:.2f} % of their own val images right after {source['epochs']} epochs, and gain "
+        + f"\n{count} test images, {report['settings']['epochs']} epochs. The learnt weights had "
+        f"{100 * source['val']:.2f} % of their own val images right after {source['epochs']} epochs, and gain "
         f"{100 * report['gain']['mean']:.1f} points in the mean ({min(gains):.1f} to {max(gains):.1f}).\n"
     )
 
@@ -557,6 +577,11 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "threads": threads,
     "depthwise": depthwise,
     "updates": updates,
+    "rule_plain": rule,
+    "winograd": winograd,
+    "default_plain": lambda report: speed(cells(report), "default"),
+    "memory_plain": lambda report: memory(cells(report)),
+    "machine_plain": machine,
     "resnet50": lambda report: resnet50(cells(report)),
     "spins": spins,
     "kernels": kernels,

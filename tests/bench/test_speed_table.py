@@ -54,7 +54,10 @@ def script(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return script("benchmarks/speed.py", monkeypatch)
+    """On a processor with bf16."""
+    module = script("benchmarks/speed.py", monkeypatch)
+    monkeypatch.setattr(module, "has_bf16", lambda: True)
+    return module
 
 
 @pytest.fixture
@@ -523,10 +526,23 @@ RULE = {
         {"kernel": 3, "strided": False, "bf16_over_float32": 0.59},
         {"kernel": 3, "strided": True, "bf16_over_float32": 4.7},
     ],
+    "winograd": [{"channels": 64, "filters": 64, "side": 56, "batch": 16, "winograd_over_direct": 1.2}],
     "updates": [
         {"network": "lenet5", "parameters": 60_000, "fused_over_plain": 0.5},
         {"network": "mobilenet_v2", "parameters": 3_504_872, "fused_over_plain": 1.04},
     ],
+}  # fmt: skip
+RULE_WITHOUT = {
+    **{name: value for name, value in RULE.items() if name != "depthwise"},
+    "bf16": False,
+    "rows": [
+        {
+            "network": "resnet18", "pixels": 224, "batch": 16, "macs": 1814073344, "depthwise": False,
+            "cells": {"ways": WHEN},
+            "ways": [way("32", True, 12.0), way("32", False, 10.0), way("32", True, 20.0, winograd=True)],
+        },
+    ],
+    "winograd": [{"channels": 64, "filters": 64, "side": 56, "batch": 16, "winograd_over_direct": 0.7}],
 }  # fmt: skip
 SETTINGS = {
     "date": "2026-11-21",
@@ -579,6 +595,66 @@ REPORTS = {
 }
 
 
+CUT = {
+    "date": "2026-11-21",
+    "machine": {"processor": "abacus", "cores": 2},
+    "per_seed": {"fast": [99.0, 98.0], "exact": [99.5, 98.5]},
+    "difference_mean": -0.5,
+    "difference_standard_error": 0.0,
+}
+
+
+def run_of(recipe: str, seed: int, seconds: float, flop: float, **reached: float) -> dict[str, Any]:
+    return {
+        "recipe": recipe, "seed": seed, "training_seconds": seconds, "training_flop": flop,
+        "ceiling_bf16_flop_per_second": [1.03e12, 1.03e12], "when": "2026-11-21T08:00:00+00:00", **reached,
+    }  # fmt: skip
+
+
+def both(one: float, six: float) -> dict[str, float]:
+    return {"test_top1_pct_one": one, "test_top1_pct_shift": six}
+
+
+SPEEDRUN = {
+    "date": "2026-11-21",
+    "machine": {"processor": "abacus", "cores": 2},
+    "runs": [
+        run_of("speedrun", 1, 999.0, 2e14, **both(90.0, 91.0)),  # another form
+        run_of("speedrun-2024", 1, 999.0, 3e14),
+        run_of("speedrun", 5, 280.0, 1e14, **both(93.0, 94.0)),
+        run_of("speedrun", 6, 290.0, 1e14, **both(93.2, 94.2)),
+        run_of("speedrun-2024", 6, 390.0, 3e14),
+    ],
+}
+TRANSFER = {
+    "date": "2026-11-21",
+    "machine": {"processor": "abacus", "cores": 2},
+    "source": {"images": "cifar10.zip", "val": 0.7, "epochs": 6},
+    "settings": {"epochs": 10},
+    "runs": [
+        {"seed": 0, "scratch": {"test": 0.9, "test_images": 240}, "transferred": {"test": 0.95, "test_images": 240}},
+        {"seed": 1, "scratch": {"test": 0.8, "test_images": 240}, "transferred": {"test": 0.95, "test_images": 240}},
+    ],
+    "mean": {"scratch": 0.85, "transferred": 0.95},
+    "gain": {"mean": 0.1},
+}  # fmt: skip
+
+
+def test_what_test_images_said_is_told(page: ModuleType) -> None:
+    told = page.speedrun(SPEEDRUN)
+    assert "| `speedrun` | 6 | 290 | 1.03e12 and 1.03e12 | 290 | 93.20 % | 94.20 % |" in told
+    assert "| `speedrun-2024` | 6 | 390 | 1.03e12 and 1.03e12 | 390 |  |  |" in told
+    assert "| mean of `speedrun` |  | 285 |  | 285 | 93.10, deviation 0.14 | 94.10, deviation 0.14 |" in told
+    assert "999" not in told
+    told = page.transfer(TRANSFER)
+    assert "| scratch | 90.0 | 80.0 | 85.0 |" in told
+    assert "| cifar10 | 95.0 | 95.0 | 95.0 |" in told
+    assert "gain 10.0 points in the mean (5.0 to 15.0)" in told
+    told = page.feeding_accuracy(CUT)
+    assert "| exact | 99.50 | 98.50 | 99.00 |" in told
+    assert "-0.50 points in the mean, with a standard error of 0.00" in told
+
+
 def test_feeding_is_told(page: ModuleType) -> None:
     told = page.feeding(FEEDING)
     row = "| 500x375, 46 kB each, training | 900 (890-910) | 750 (740-760) |  |  |  | **1.80** (1.20-2.00) |"
@@ -612,12 +688,16 @@ def test_the_rule_is_told(page: ModuleType, monkeypatch: pytest.MonkeyPatch) -> 
     assert page.threads(RULE).splitlines()[2:3] == ["| `lenet5`, 32, 32 | 80 | 50 | 60 | 55 |"]
     assert "| `mobilenet_v2`, 224, 16 | 50 | 65 | 64.5 | 1.30 | 400 | 500 | 450 |" in page.kept(RULE)
     assert "| 3x3 | 0.59 | 4.70 |" in page.depthwise(RULE)
+    assert "| 64 to 64 | 56x56, 16 | 0.70 |" in page.winograd(RULE_WITHOUT)
+    plain = page.rule(RULE_WITHOUT)
+    assert "| network, px, batch | float32 | float32 cl | float32 cl, Winograd |" in plain
+    assert "| `resnet18`, 224, 16 | 10 | 12 | **20** |" in plain
     assert "| `mobilenet_v2` | 3.5 M | 1.04 |" in page.updates(RULE)
     known = [
         {**row, "date": "2026-11-20", "measured": [{**way("32", True), "images_per_second": 1}]}
         for row in RULE["rows"]
     ]
-    monkeypatch.setattr(page, "measurements", lambda: {"rows": known})
+    monkeypatch.setattr(page, "measurements", lambda _: {"rows": known})
     assert "figures of 2026-11-20. By them 1 of these 2 rows are computed as was best here" in page.rule(RULE)
 
 
@@ -631,7 +711,9 @@ def test_the_pages_are_filled_and_checked(
     reports = {"speed": report(speed), "accuracy": ACCURACY, "epochs": EPOCHS}
     reports |= {"waiting": WAITING, "startup": STARTUP, "feeding": FEEDING, "settings": SETTINGS}
     reports |= {"rule": RULE, "kernels": KERNELS, "augment": AUGMENT, "inspection": REPORTS}
-    reports["duplicates"] = DUPLICATES
+    reports |= {"duplicates": DUPLICATES, "feeding-accuracy": CUT, "speedrun-test": SPEEDRUN}
+    reports |= {f"transfer-{target}": TRANSFER for target in ("blood", "streets")}
+    reports |= {"rule-without-bf16": RULE_WITHOUT, "speed-without-bf16": report(speed)}
     monkeypatch.setattr(page, "newest", lambda what: reports[what])
     files = [tmp_path / file.name for file in page.PAGES]
     monkeypatch.setattr(page, "PAGES", files)
@@ -654,8 +736,9 @@ def every(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_every_table_has_a_file_that_measures_it(page: ModuleType, every: ModuleType) -> None:
-    assert {"speed", *page.OF.values()} == every.FILES.keys()
-    assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for name in every.FILES)
+    assert {"speed", *(name.removesuffix(page.PLAIN) for name in page.OF.values())} == every.FILES.keys()
+    assert all(Path(every.words(name)[0]).is_file() for name in every.FILES)
+    assert set(every.BY_CELLS) <= every.FILES.keys()
 
 
 def test_what_is_measured_is_not_measured_again(
@@ -703,12 +786,16 @@ def record(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = script("benchmarks/record.py", monkeypatch)
     monkeypatch.setattr(module, "here", lambda: {"torch": "2", "processor": "abacus"})
     monkeypatch.setattr(module, "observed", lambda work: {**WHEN, **work()})
+    monkeypatch.setattr(module, "has_bf16", lambda: True)
     return module
 
 
 @pytest.fixture
 def rule_of(record: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return script("benchmarks/rule.py", monkeypatch)
+    """On a processor with bf16."""
+    module = script("benchmarks/rule.py", monkeypatch)
+    monkeypatch.setattr(module, "has_bf16", lambda: True)
+    return module
 
 
 def test_the_rule_is_measured_cell_by_cell(
@@ -732,7 +819,7 @@ def test_the_rule_is_measured_cell_by_cell(
         ("lenet5", 32, 6),
         ("lenet5", 256, 6),
     ]
-    assert "5 of 7 cells are missing" in capsys.readouterr().out
+    assert "6 of 8 cells are missing" in capsys.readouterr().out
     assert rule_of.main(options(tmp_path, **wish)) == 0
     (_, _, ways), (_, _, kinds) = asked[2:]
     assert [len(speed.float32) for speed in ways] == [0, 0, 0, 0, 4, 17]  # strided ones, all of them
@@ -750,7 +837,7 @@ def test_the_rule_is_measured_cell_by_cell(
     capsys.readouterr()
     assert rule_of.main(options(tmp_path, **wish, only="mobilenet_v2/16/ways", since="2026-11-22")) == 0
     assert len(asked) == 5
-    assert "7 of 7 cells are missing" in capsys.readouterr().out  # the clock has stood still
+    assert "8 of 8 cells are missing" in capsys.readouterr().out  # the clock has stood still
     with pytest.raises(SystemExit, match="no cell is called"):
         rule_of.main(options(tmp_path, **wish, only="lenet6/*"))
 
@@ -782,7 +869,43 @@ def test_a_cell_that_fails_costs_no_other(
     out = capsys.readouterr().out
     assert out.count("no memory for lenet5; 1.0 s, others took 0.00 core; it will be measured again") == 2
     assert "mobilenet_v2/16/peak: usual 0 MiB, kept 0 MiB, trimmed 0 MiB" in out
-    assert "4 of 7 cells are missing." in out
+    assert "4 of 8 cells are missing." in out
+
+
+def test_without_bf16_nothing_is_measured_in_it(
+    rule_of: ModuleType,
+    speed: ModuleType,
+    record: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And what was measured is kept apart."""
+    for module in (rule_of, speed, record):
+        monkeypatch.setattr(module, "has_bf16", lambda: False)
+    assert len(list(speed.cells())) == 8 * 2 + 1
+    asked: list[list[Speed]] = []
+
+    def rates(_: str, __: int, tried: list[Speed]) -> list[dict[str, Any]]:
+        asked.append(tried)
+        return [{"turns": [1.0 + number]} for number in range(len(tried))]
+
+    monkeypatch.setattr(rule_of, "NETWORKS", {"resnet18": (224, 16, "")})
+    monkeypatch.setattr(rule_of, "rates", rates)
+    monkeypatch.setattr(rule_of.Alone, "run", lambda cell, _: {cell.name: RULE_WITHOUT[cell.name]})
+    assert rule_of.main(options(tmp_path, cells=tmp_path / "cells.jsonl", results=tmp_path)) == 0
+    ((first, second, tiled),) = asked
+    assert {each.precision for each in (first, second, tiled)} == {"32"}
+    assert [len(each.winograd) for each in (first, second, tiled)] == [
+        0,
+        0,
+        13,
+    ]  # as it has just been measured
+    told = json.loads((tmp_path / "rule-without-bf16-2026-11-21.json").read_text())
+    assert (told["bf16"], "depthwise" in told, "kinds" in told["rows"][0]) == (
+        False,
+        False,
+        False,
+    )
 
 
 def test_a_result_becomes_the_table_of_the_rule(rule_of: ModuleType, tmp_path: Path) -> None:
@@ -793,7 +916,7 @@ def test_a_result_becomes_the_table_of_the_rule(rule_of: ModuleType, tmp_path: P
     assert all(each["memory"] == "kept" for each in small["measured"])
     assert [each["memory"] for each in mobile["measured"]] == ["kept", "kept", "trimmed"]  # two had problems
     assert mobile["measured"][2]["float32"] == "slow"
-    assert table["machine"] == "2 cores of an abacus"
+    assert table["machine"] == "2 cores of an abacus with bf16 arithmetic"
     assert table["torch"] == "2.14.1"
     row = RULE["rows"][1]
     wrong = memory(usual=(400, [90.0]), kept=(500, [65.0]), trimmed=(400, [65.0]))
@@ -805,13 +928,18 @@ def test_a_result_becomes_the_table_of_the_rule(rule_of: ModuleType, tmp_path: P
         (wrong, "trimmed"),
     ):
         assert rule_of.best_memory({**row, **memories}) == best
-    with pytest.raises(SystemExit, match="without bf16"):
-        rule_of.adopted({**RULE, "bf16": False})
     with pytest.raises(SystemExit, match="there is no result"):
-        rule_of.adopt(tmp_path, tmp_path / "speed.json")
+        rule_of.adopt(tmp_path, tmp_path)
     (tmp_path / "rule-2026-11-20.json").write_text("{}")
     (tmp_path / "rule-2026-11-21.json").write_text(json.dumps(RULE))
-    rule_of.adopt(tmp_path, tmp_path / "speed.json")
+    rule_of.adopt(tmp_path, tmp_path)
+    assert not (tmp_path / "speed-without-bf16.json").exists()
+    (tmp_path / "rule-without-bf16-2026-11-21.json").write_text(json.dumps(RULE_WITHOUT))
+    rule_of.adopt(tmp_path, tmp_path)
+    plain = json.loads((tmp_path / "speed-without-bf16.json").read_text())
+    assert plain["machine"] == "2 cores of an abacus without bf16 arithmetic"
+    network, shape = create_model("resnet18"), (16, 3, 224, 224)
+    assert len(rule(network, shape, Device("cpu", bf16=False), table=plain).winograd) == 13
     found = rule(
         create_model("mobilenet_v2"),
         (16, 3, 224, 224),
@@ -823,7 +951,9 @@ def test_a_result_becomes_the_table_of_the_rule(rule_of: ModuleType, tmp_path: P
 
 def test_the_table_of_the_rule_was_measured(rule_of: ModuleType) -> None:
     results = (ROOT / "benchmarks" / "results").glob("rule-*.json")
-    assert measurements() in [rule_of.adopted(json.loads(file.read_text())) for file in results]
+    known = [rule_of.adopted(json.loads(file.read_text())) for file in results]
+    assert measurements(bf16=True) in known
+    assert measurements(bf16=False) in known
 
 
 def test_layers_and_peaks_are_measured(rule_of: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -837,6 +967,12 @@ def test_layers_and_peaks_are_measured(rule_of: ModuleType, monkeypatch: pytest.
         itertools.product((3, 5, 7), (False, True))
     )
     assert all(row["bf16_over_float32"] > 0 for row in rows)
+    monkeypatch.setattr(rule_of, "CONVOLUTIONS", [(3, 4, 7, 2), (4, 3, 8, 1)])
+    first, second = rule_of.tiles()
+    assert first["winograd_over_direct"] > 0
+    assert {**second, "winograd_over_direct": 0} == {
+        "channels": 4, "filters": 3, "side": 8, "batch": 1, "winograd_over_direct": 0,
+    }  # fmt: skip
     monkeypatch.setattr(rule_of, "NETWORKS", {"lenet5": (32, 256, "")})
     (row,) = rule_of.updates()
     assert (row["network"], row["parameters"]) == ("lenet5", 61_706)

@@ -40,31 +40,43 @@ def cases() -> list[tuple[np.ndarray, int, int]]:
     return found
 
 
+# half of the last of 8 bits, and float32's own rounding where a sum all but vanishes
+BITS = {torch.bfloat16: 2**-8, torch.float32: 1e-6}
+kinds = pytest.mark.parametrize("dtype", list(BITS))
+
+
+@kinds
 @pytest.mark.parametrize("channels", [1, 64, 300])
 @pytest.mark.parametrize(("matrix", "step", "margin"), cases())
 def test_gathered_is_the_definition_rounded_once(
-    matrix: np.ndarray, step: int, margin: int, channels: int
+    matrix: np.ndarray, step: int, margin: int, channels: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
     for height, width in MAPS:
-        x = torch.randn(3, channels, height, width).bfloat16().contiguous(memory_format=torch.channels_last)
+        x = torch.randn(3, channels, height, width).to(dtype).contiguous(memory_format=torch.channels_last)
         expected = by_definition(x, matrix, step, margin)
         found = tiles.gathered(x, rows(matrix), step, margin)
         assert found.shape == expected.shape
-        # half of the last of 8 bits, and float32's own rounding where a sum all but vanishes
-        torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-5)
+        torch.testing.assert_close(found.double(), expected, rtol=BITS[dtype], atol=1e-5)
 
 
+@kinds
 @pytest.mark.parametrize("channels", [1, 64, 300])
 @pytest.mark.parametrize(("matrix", "step", "margin"), cases())
-def test_scattered_is_the_transpose(matrix: np.ndarray, step: int, margin: int, channels: int) -> None:
+def test_scattered_is_the_transpose(
+    matrix: np.ndarray, step: int, margin: int, channels: int, dtype: torch.dtype
+) -> None:
     """<gathered(x), z> = <x, scattered(z)>, which its gradient in float64 makes exact."""
     torch.manual_seed(0)
     for height, width in MAPS:
         x = torch.zeros(3, channels, height, width, dtype=torch.float64, requires_grad=True)
         seen = by_definition(x, matrix, step, margin)
-        z = torch.randn(seen.shape).bfloat16()
+        z = torch.randn(seen.shape).to(dtype)
         (expected,) = torch.autograd.grad(seen, x, z.double())
         found = tiles.scattered(z, x.shape, rows(matrix), step, margin)
-        torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-4)
+        torch.testing.assert_close(found.double(), expected, rtol=BITS[dtype], atol=1e-4)
         assert found.is_contiguous(memory_format=torch.channels_last)
+        if margin == 0:  # side by side
+            again = torch.empty_like(found)
+            tiles.laid(z, again, rows(matrix.T))
+            torch.testing.assert_close(again, found, rtol=0, atol=0)

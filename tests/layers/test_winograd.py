@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -23,6 +25,51 @@ def test_outputs_and_gradients_are_those_of_the_direct_sum(height: int, width: i
         y = convolution(*leaves)
         seen.append((y, *torch.autograd.grad(y, leaves, dy)))
     torch.testing.assert_close(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("with_numba", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(7, 7), (11, 13), (56, 30)])
+def test_in_float32_it_errs_as_little_as_it_says(
+    height: int, width: int, with_numba: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the images are more than one part, and the filters lie as a network with channels last has them."""
+    monkeypatch.setattr(compiled, "installed", lambda: with_numba)
+    monkeypatch.setattr("convatlas.layers.winograd.PART", 2**16)
+    torch.manual_seed(0)
+    weight = (torch.randn(48, 70, 3, 3) * 0.05).contiguous(memory_format=torch.channels_last)
+    x, dy = torch.randn(5, 70, height, width).relu(), torch.randn(5, 48, height, width)
+    x = x.contiguous(memory_format=torch.channels_last)
+    seen = []
+    for kind in (torch.float32, torch.float64):
+        leaves = x.to(kind).requires_grad_(), weight.to(kind).requires_grad_()
+        y = winograd(*leaves) if kind == torch.float32 else torch.conv2d(*leaves, padding=1)
+        seen.append((y, *torch.autograd.grad(y, leaves, dy.to(kind))))
+    assert seen[0][0].is_contiguous(memory_format=torch.channels_last)
+    for found, exact in zip(*seen, strict=True):
+        assert float((found - exact).norm() / exact.norm()) < 5e-6
+
+
+def test_a_bias_is_added_and_learns() -> None:
+    layer, plain = Winograd2d(8, 6, bias=True).train(), nn.Conv2d(8, 6, 3, padding=1)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 8, 7, 7)
+    for each in (layer, plain):
+        each(x).square().sum().backward()
+    for found, expected in zip(layer.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "fits"),
+    [
+        ({}, True), ({"bias": False}, True), ({"padding": "same"}, False), ({"stride": 2}, False),
+        ({"padding": 0}, False), ({"dilation": 2}, False), ({"groups": 4}, False), ({"padding_mode": "reflect"}, False),
+    ],
+)  # fmt: skip
+def test_what_it_could_stand_for(options: dict[str, Any], fits: bool) -> None:
+    assert Winograd2d.replaces(nn.Conv2d(8, 4, 3, **{"padding": 1, **options})) == fits
+    assert not Winograd2d.replaces(nn.Conv2d(8, 4, 5, padding=1))
+    assert not Winograd2d.replaces(Winograd2d(8, 4))
 
 
 @pytest.mark.parametrize("side", SIDES)

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from canon import CLASSIFIERS, build, by_weight, gradients, images
 from convatlas.errors import BadCheckpoint, UsageError
 from convatlas.layers.blueprint import blueprint
+from convatlas.layers.winograd import Winograd2d
 from convatlas.measure import measure
 from convatlas.models import create_model, find
 from convatlas.models.resnet import Block
@@ -28,7 +29,12 @@ from convatlas.train.computed import computed, in_float32, overwriting
 from convatlas.train.speed import Device, Speed, depthwise, measurements, rule
 
 BF16, PLAIN = Device("cpu", bf16=True), Device("cpu", bf16=False)
-ROWS = measurements()["rows"]
+ROWS = [(device, row) for device in (BF16, PLAIN) for row in measurements(device.bf16)["rows"]]
+measured = pytest.mark.parametrize(
+    ("device", "row"),
+    ROWS,
+    ids=[f"{row['network']}-{row['batch']}-{'bf16' if device.bf16 else 'plain'}" for device, row in ROWS],
+)
 
 
 def built(name: str) -> nn.Module:
@@ -39,32 +45,31 @@ def built(name: str) -> nn.Module:
 # --- the table --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['network']}-{row['batch']}")
-def test_a_row_says_what_its_network_is(row: dict[str, Any]) -> None:
+@measured
+def test_a_row_says_what_its_network_is(device: Device, row: dict[str, Any]) -> None:
     network = built(row["network"])
+    assert device.bf16 or all(each["precision"] == "32" for each in row["measured"])
     shape = (find(row["network"]).channels, row["pixels"], row["pixels"])
     assert measure(network, shape).macs == row["macs"]
     assert bool(depthwise(network)) == row["depthwise"]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['network']}-{row['batch']}")
-@pytest.mark.parametrize("device", [BF16, PLAIN], ids=["bf16", "plain"])
-def test_a_measured_network_is_computed_as_it_was_fastest(row: dict[str, Any], device: Device) -> None:
+@measured
+def test_a_measured_network_is_computed_as_it_was_fastest(device: Device, row: dict[str, Any]) -> None:
     found = rule(
         built(row["network"]), (row["batch"], find(row["network"]).channels, *[row["pixels"]] * 2), device
     )
-    allowed = [
-        each for each in row["measured"]
-        if not each.get("compile") and (device.bf16 or each["precision"] == "32")
-    ]  # fmt: skip
+    allowed = [each for each in row["measured"] if not each.get("compile")]
     best = max(allowed, key=lambda each: each["images_per_second"])
     exact = max(
-        (each for each in allowed if each["precision"] == "32"), key=lambda each: each["images_per_second"]
+        (each for each in allowed if each["precision"] == "32" and not each.get("winograd")),
+        key=lambda each: each["images_per_second"],
     )
     if best["images_per_second"] < 1.03 * exact["images_per_second"]:
         best = exact
     assert (found.precision, found.channels_last) == (best["precision"], best["channels_last"])
     assert bool(found.float32) == bool(best.get("float32"))
+    assert bool(found.winograd) == bool(best.get("winograd"))
     assert row["network"] in found.reason
 
 
@@ -80,8 +85,10 @@ def test_every_network_of_the_canon_has_a_rule(spec: Any) -> None:
     convolutions = {name for name, each in network.named_modules() if isinstance(each, nn.Conv2d)}
     assert set(found.float32) <= convolutions & set(depthwise(network))
     assert not found.compile
-    assert rule(network, shape, PLAIN).precision == "32"
-    assert rule(network, shape, PLAIN).float32 == ()
+    plain = rule(network, shape, PLAIN)
+    assert (plain.precision, plain.float32, plain.compile) == ("32", (), False)
+    assert all(Winograd2d.replaces(network.get_submodule(name)) for name in plain.winograd)
+    assert Speed.from_json(json.loads(json.dumps(plain.to_json()))) == plain
 
 
 def test_the_rule_is_a_function_and_leaves_the_network_as_it_was() -> None:
@@ -218,6 +225,59 @@ def test_settings_are_given_back_after_an_error() -> None:
     assert not any("forward" in vars(module) for module in network.modules())
 
 
+# --- Winograd's algorithm ---------------------------------------------------------------------------------
+
+
+def test_winograd_is_taken_where_the_nearest_layer_gained() -> None:
+    """A row for 64 channels and one for 512, of maps that lie as resnet18 has them."""
+    table = copy.deepcopy(measurements(bf16=False))
+    network, shape = built("resnet18"), (16, 3, 224, 224)
+    for row in table["rows"]:
+        row["measured"] = [
+            each for each in row["measured"] if each["channels_last"] and not each.get("compile")
+        ]
+        for each in row["measured"]:
+            each["images_per_second"] = 2.0 if each.get("winograd") else 1.0
+    near = {"channels": 64, "filters": 64, "side": 56, "batch": 16, "winograd_over_direct": 0.98}
+    far = {"channels": 512, "filters": 512, "side": 7, "batch": 16, "winograd_over_direct": 0.5}
+    table["winograd"] = [near, far]
+    found = rule(network, shape, PLAIN, table=table)
+    assert {name.split(".")[1] for name in found.winograd} == {"conv4_x", "conv5_x"}
+    assert len(found.winograd) == 6  # one of the eight is strided, another lies behind it in either stage
+    assert f"float32, {len(found.winograd)} convolutions by Winograd's algorithm" in found.words()
+    table["winograd"] = [near]
+    assert rule(network, shape, PLAIN, table=table).winograd == ()
+    assert rule(network, shape, BF16).winograd == ()
+
+
+def test_layers_learn_by_winograd_for_a_while() -> None:
+    network, targets = create_model("resnet18", num_classes=3).train(), torch.zeros(2, dtype=torch.int64)
+    pictures = torch.randn(2, 3, 64, 64)
+    names = tuple(name for name, each in network.named_modules() if Winograd2d.replaces(each))
+    assert len(names) == 13
+    keys, before = list(network.state_dict()), gradients(network, pictures, targets)
+    with computed(network, Speed(winograd=names)):
+        assert sum(isinstance(each, Winograd2d) for each in network.modules()) == 13
+        assert list(network.state_dict()) == keys
+        found = gradients(network, pictures, targets)
+    for name, exact in before.items():
+        torch.testing.assert_close(found[name], exact, atol=1e-4, rtol=2e-3)
+    assert not any(torch.equal(found[f"{name}.weight"], before[f"{name}.weight"]) for name in names)
+    assert not any(isinstance(each, Winograd2d) for each in network.modules())
+    assert all(
+        torch.equal(each, before[name]) for name, each in gradients(network, pictures, targets).items()
+    )
+    for name, words in (("features.conv9", "has no layer"), ("features.conv1.conv", "does not compute")):
+        with pytest.raises(UsageError, match=words), computed(network, Speed(winograd=(name,))):
+            pass
+
+
+def test_bf16_where_nothing_has_been_measured_is_a_wish() -> None:
+    found = rule(built("resnet18"), (16, 3, 224, 224), PLAIN, precision="bf16")
+    assert (found.precision, found.channels_last, found.winograd) == ("bf16", True, ())
+    assert "bf16 was asked for" in found.reason
+
+
 # --- a ReLU over its input --------------------------------------------------------------------------------
 
 
@@ -308,8 +368,10 @@ def test_a_sum_of_two_precisions_is_not_written_into_the_smaller_one() -> None:
 
 
 def test_damaged_settings_are_a_bad_checkpoint() -> None:
-    whole = Speed(precision="bf16", float32=("a",)).to_json()
-    assert Speed.from_json(whole).float32 == ("a",)
+    whole = Speed(precision="bf16", float32=("a",), winograd=("b",)).to_json()
+    assert (Speed.from_json(whole).float32, Speed.from_json(whole).winograd) == (("a",), ("b",))
+    earlier = {name: value for name, value in whole.items() if name != "winograd"}
+    assert Speed.from_json(earlier) == Speed(precision="bf16", float32=("a",))
     missing = {name: value for name, value in whole.items() if name != "fused"}
     wrong = (
         {"threads": -1},
@@ -318,6 +380,7 @@ def test_damaged_settings_are_a_bad_checkpoint() -> None:
         {"fused": 1},
         {"warp": 9},
         {"float32": "a"},
+        {"winograd": [None]},
     )
     for value in (None, [], missing, *({**whole, **each} for each in wrong)):
         with pytest.raises(BadCheckpoint):

@@ -19,14 +19,17 @@ Kernel = Callable[..., None]
 
 
 def usable(x: Tensor, *dtypes: torch.dtype) -> bool:
-    """Whether the kernels take this tensor: of one of `dtypes`, else bf16, on the processor, a map with channels last, and numba installed.
+    """Whether the kernels take this tensor: on the processor, a map with channels last, and numba installed.
+
+    It is of one of `dtypes`, or of bf16 where none is named.
 
     Examples:
         >>> usable(torch.zeros(1, 8, 5, 5))  # float32
         False
     """
     in_order = x.is_contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
-    return x.dtype in (dtypes or (torch.bfloat16,)) and x.device.type == "cpu" and in_order and installed()
+    fits = x.dtype in (dtypes or (torch.bfloat16,)) and x.device.type == "cpu"
+    return fits and in_order and installed()
 
 
 @cache

@@ -54,7 +54,7 @@ def scattered(tiles: Tensor, shape: Sequence[int], matrix: Matrix, step: int, ma
 
 
 def laid(tiles: Tensor, out: Tensor, matrix: Matrix) -> None:
-    """M d M^T of tiles (Q^2, tiles, C) that stand side by side, for M (P, Q): into `out` (N, C, H, W), channels last."""
+    """M d M^T of tiles (Q^2, tiles, C), for M (P, Q), side by side: into `out` (N, C, H, W), channels last."""
     n, c, height, width = out.shape
     kernel = _laying(matrix, out.dtype)
     shared(kernel, n, numbers(out), numbers(tiles), tiles.shape[1], c, height, width)

@@ -192,7 +192,7 @@ def _learnt(taps: Tensor, side: int) -> Tensor:
 
 
 def _convolved(x: Tensor, learnt: Tensor, side: int) -> Tensor:
-    """x (N, C, H, W) with filters in their coordinates, (places, C, K): (N, K, H, W)."""
+    """Maps (N, C, H, W) with filters in their coordinates, (places, C, K): (N, K, H, W)."""
     inputs, _, outputs = constants(side)
     shape = len(x), learnt.shape[2], *x.shape[2:]
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

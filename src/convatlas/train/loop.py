@@ -366,8 +366,7 @@ class Loop:
 
     def _kernels(self) -> str:
         """What computes in place of PyTorch here, with other rounding."""
-        tiles = any(isinstance(module, Winograd2d) for module in self.plain.modules())
-        if tiles and self.speed.precision == "bf16" and compiled.installed():
+        if any(isinstance(module, Winograd2d) for module in self.plain.modules()) and compiled.installed():
             return f" with numba {versions()['numba']}"
         return ""
 

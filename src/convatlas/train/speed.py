@@ -154,8 +154,8 @@ def rule(
     """The settings for batches of `shape` (N, C, H, W): a pure function of its arguments.
 
     The row that counts is the nearest of the table: depthwise if this network is, and the least apart in multiply-adds
-    of an image and in the size of the batch, both as factors. Its fastest way counts, bf16 only if it is faster than
-    float32 by 3 %, and nothing is compiled. Updates are fused if that is faster for the network of the table whose
+    of an image and in the size of the batch, both as factors. Its fastest way counts, bf16 or Winograd's algorithm only
+    if it is faster than float32 by direct sums by 3 %, and nothing is compiled. Updates are fused if that is faster for the network of the table whose
     weights are nearest in number. `precision` is a wish that goes before the table, which knows one version of PyTorch:
     with another one the same rows count, and the reason says so. The table is that of processors like this one.
 
@@ -200,14 +200,18 @@ def rule(
 
 
 def fastest(ways: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The fastest of what was measured and not compiled; bf16 only where it is clearly faster than all of float32."""
+    """The fastest of what was measured and not compiled.
+
+    bf16, and Winograd's algorithm, only where it is clearly faster than all of float32 by direct sums.
+    """
 
     def rate(each: Mapping[str, Any]) -> float:
         return each["images_per_second"]
 
     eager = [each for each in ways if not each.get("compile")]
     best = max(eager, key=rate)
-    exact = max((each for each in eager if each["precision"] == "32"), key=rate, default=best)
+    direct = (each for each in eager if each["precision"] == "32" and not each.get("winograd"))
+    exact = max(direct, key=rate, default=best)
     return best if rate(best) >= CLEARLY * rate(exact) else exact
 
 
@@ -291,6 +295,6 @@ def faster_by_winograd(network: nn.Module, shape: Sequence[int], table: Mapping[
 
 @cache
 def measurements(bf16: bool = True) -> dict[str, Any]:
-    """A committed table: what was measured on a processor with bf16 or on one without it, where, when, which version."""
+    """A committed table: what was measured on a processor with bf16 or without, where, when and with which version."""
     file = resources.files("convatlas.train") / TABLES[bf16]
     return json.loads(file.read_text(encoding="utf-8"))
