@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import convatlas
 from convatlas.api import _note_limit, resume
 from convatlas.errors import BadCheckpoint
+from convatlas.layers.winograd import Winograd2d
 from convatlas.measure import roof as roofs
 from convatlas.measure.machine import machine
 from convatlas.measure.roof import KERNELS, Rate, Roof, keep_roof
@@ -21,6 +22,7 @@ from convatlas.models import create_model
 from convatlas.report import write_report
 from convatlas.train import Recipe, params
 from convatlas.train.arithmetic import step_macs, step_rows
+from convatlas.train.computed import by_winograd
 from convatlas.train.limit import Limit, epochs_here, least_seconds, limit_of, reached
 from convatlas.train.speed import Speed
 
@@ -125,6 +127,20 @@ def test_images_grow_and_parameters_are_held() -> None:
     assert Recipe.from_json(run["recipe"]).sides() == ((0, 24), (2, 32))
     least = 10 * step(24, NONE) + 2 * step(32, NONE) + 3 * step(32, held)  # the 13th of 15 is at 0.8
     assert found.share == pytest.approx(least / 3)
+
+
+def test_layers_by_winograd_are_charged_what_that_needs() -> None:
+    """Of resnet20's last stage; its layers are convolutions again afterwards, so the next count is as ever."""
+    lines, fast = [epoch(1, 2.0)], roof(1e10, FREE)
+    direct = reached(decided(), lines, fast)
+    network = create_model("resnet20_cifar")
+    names = [name for name, each in network.named_modules() if Winograd2d.replaces(each)][-4:]
+    found = reached(decided() | {"speed": Speed(winograd=tuple(names)).to_json()}, lines, fast)
+    with by_winograd(network, names):
+        _, arithmetic = least_seconds(network, IMAGE, NONE, fast, batch=20, dtype="fp32")
+    assert found.arithmetic_share == pytest.approx(5 * arithmetic / 2)
+    assert 0.8 * direct.arithmetic_share < found.arithmetic_share < 0.95 * direct.arithmetic_share
+    assert reached(decided(), lines, fast) == direct
 
 
 def test_epochs_of_others_do_not_count() -> None:

@@ -153,11 +153,12 @@ def rule(
 ) -> Speed:
     """The settings for batches of `shape` (N, C, H, W): a pure function of its arguments.
 
-    The row that counts is the nearest of the table: depthwise if this network is, and the least apart in multiply-adds
-    of an image and in the size of the batch, both as factors. Its fastest way counts, bf16 or Winograd's algorithm only
-    if it is faster than float32 by direct sums by 3 %, and nothing is compiled. Updates are fused if that is faster for the network of the table whose
-    weights are nearest in number. `precision` is a wish that goes before the table, which knows one version of PyTorch:
-    with another one the same rows count, and the reason says so. The table is that of processors like this one.
+    The row that counts is the nearest in the table of processors like this one: depthwise if this network is, and the
+    least apart in multiply-adds of an image and in the size of the batch, both as factors. Its fastest way counts, bf16
+    or Winograd's algorithm only if it is faster than float32 by direct sums by 3 %, and nothing is compiled. Updates
+    are fused if that is faster for the network of the table whose weights are nearest in number. `precision` is a wish
+    that goes before the table, which knows one version of PyTorch: with another one the same rows count, and the reason
+    says so.
 
     Examples:
         >>> from convatlas.models import create_model
