@@ -94,9 +94,7 @@ class Training:
     def run(self, _: Records) -> dict[str, Any]:
         """Accuracy on val in percent."""
         if self.data is None or not (self.data / "bccd.zip").is_file():
-            raise SystemExit(
-                "the blood cells are missing: name the folder of bccd.zip with --data or CONVATLAS_DATA."
-            )
+            raise SystemExit("blood cells are needed: --data DATA or CONVATLAS_DATA, a folder with bccd.zip.")
         with tempfile.TemporaryDirectory() as folder, cutting(self.way):
             cells = blood_cells(self.data, Path(folder, "cells"))
             data = open_data(cells, seed=self.seed, val_share=0.25, test_share=0.0)

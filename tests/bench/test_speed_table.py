@@ -1031,6 +1031,55 @@ def test_what_is_told_by_cells_goes_on_and_is_whole(
         assert "All 197 networks" in page.reports(told)
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "several"),
+    [("speedrun_test", "speedrun/20", 8), ("feeding_accuracy", "fast/0", 4), ("transfer", "blood/10/0", 2)],
+)
+def test_trainings_are_told_by_cells(
+    name: str,
+    first: str,
+    several: int,
+    record: ModuleType,
+    page: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One training is measured, then the others; the page says what they reached."""
+    trains = script(f"benchmarks/{name}.py", monkeypatch)
+    told = argparse.Namespace(
+        only=first, list=False, again=False, since="", cells=tmp_path / "cells.jsonl", results=tmp_path, data=None,
+        seeds=2, target="blood", epochs=10, pilot=False,
+    )  # fmt: skip
+    with pytest.raises(SystemExit, match="--data DATA or CONVATLAS_DATA"):
+        trains.main(told)
+
+    def run(cell: Any, _: Any) -> dict[str, Any]:
+        if name == "speedrun_test":
+            reached = both(93.0, 94.0) if cell.recipe == "speedrun" else {}
+            return {"run": run_of(cell.recipe, cell.seed, 280.0, 1e14, **reached)}
+        if name == "feeding_accuracy":
+            return {"val": 98.0 if cell.way == "fast" else 97.5, "train_images": 450, "val_images": 150}
+        return {**TRANSFER["runs"][cell.seed], "source": TRANSFER["source"]}
+
+    monkeypatch.setattr(trains.Pair if name == "transfer" else trains.Training, "run", run)
+    assert trains.main(told) == 0
+    assert list(record.read(told.cells)) == [first]
+    assert not list(tmp_path.glob("*.json"))
+    told.only = "*"
+    assert trains.main(told) == 0
+    assert len(record.read(told.cells)) == several
+    (file,) = tmp_path.glob("*.json")
+    report = json.loads(file.read_text())
+    assert len(report["cells"]) == several
+    words = {
+        "speedrun_test": (page.speedrun, "| `speedrun-2024` | 23 | 280 |"),
+        "feeding_accuracy": (page.feeding_accuracy, "+0.50 points in the mean"),
+        "transfer": (page.transfer, "gain 10.0 points in the mean (5.0 to 15.0)"),
+    }
+    tells, expected = words[name]
+    assert expected in tells(report)
+
+
 def test_copies_are_told_from_other_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six pictures and a copy of one, which is a pair; copies of a picture are found, another picture is none."""
     duplicates = script("benchmarks/duplicates.py", monkeypatch)
