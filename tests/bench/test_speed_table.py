@@ -385,7 +385,7 @@ def test_a_training_for_accuracy_goes_on_by_cells(
     )  # fmt: skip
     with pytest.raises(SystemExit, match="CIFAR-10 is needed"):
         accuracy.main(argparse.Namespace(**{**vars(told), "data": None}))
-    data = accuracy.images(cifar(tmp_path, 320))
+    data = accuracy.images(cifar(tmp_path, 160))
     assert accuracy.main(told) == 0
     assert list(record.read(told.cells)) == ["ours/3/0/2", "torchvision/3/0/2"]
     assert not list(tmp_path.glob("*.json"))
@@ -761,14 +761,17 @@ def test_what_is_measured_is_not_measured_again(
         (tmp_path / f"{name}-2026-11-21.json").write_text(json.dumps(result))
     monkeypatch.setattr(every, "results", lambda name: list(tmp_path.glob(f"{name}-*.json")))
     assert every.main(told()) == 1
-    assert ran == [name for name in every.FILES if name not in ("feeding", "startup")]
+    commands = [every.words(name) for name in every.FILES if name not in ("feeding", "startup")]
+    assert ran == [" ".join([Path(file).stem, *words]) for file, *words in commands]
     assert "not done: epochs" in capsys.readouterr().out
     ran.clear()
     assert every.main(told(only="[fs]*", again=True)) == 0
-    assert ran == ["speed --again", "startup", "settings --again", "feeding"]
+    trainings = ["feeding_accuracy --again", "speedrun_test --again"]
+    assert ran == ["speed --again", "startup", "settings --again", "feeding", *trainings]
     ran.clear()
     assert every.main(told(only="[fs]*", since="2026-11-21")) == 0
-    assert ran == ["speed --since 2026-11-21", "startup", "settings --since 2026-11-21"]
+    trainings = [f"{name} --since 2026-11-21" for name in ("feeding_accuracy", "speedrun_test")]
+    assert ran == ["speed --since 2026-11-21", "startup", "settings --since 2026-11-21", *trainings]
     ran.clear()
     assert every.main(told(only="feeding", since="2026-11-22")) == 0
     assert ran == ["feeding"]
