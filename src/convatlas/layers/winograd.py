@@ -12,7 +12,8 @@ The constants are Cook and Toom's: two polynomials are multiplied at some points
 values. Larger tiles need more points, and lose digits: in bf16 the result errs by 0.4 % for m = 2 and 1.6 % for m = 4,
 where the direct sum errs by 0.2 %. How much depends on the points (Barabasz, Anderson, Soodhalter and Gregg, "Error
 Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks", 2018): with the usual 0, +-1 and
-+-2 it is 2.0 % for m = 4, with 0, +-1 and +-1/2 2.5 %. In float32 it errs by 1e-6 to 2e-6, the direct sum by 3e-7 to 1e-6.
++-2 it is 2.0 % for m = 4, with 0, +-1 and +-1/2 2.5 %. In float32 it errs by 1e-6 to 2e-6, a direct sum by 3e-7 to
+1e-6.
 
 In bf16 tiles are made of the whole batch and kept for the backward pass. In float32 they are made of a few images at a
 time, which stay in a cache, and made again in the backward pass: so the layer keeps no more than any convolution.
