@@ -7,8 +7,8 @@
 A cell is a network in batches of a size and what is compared: `ways`, precision, layout, layers in float32 or by
 Winograd's algorithm, threads and compiling, all with memory kept; of the best of them `memory`, freed memory kept,
 trimmed or neither, and `peak`, what a process then holds at most. Others are `depthwise` and `winograd`, the time of
-single layers, and `updates`, that of the optimiser. Where the processor has no bf16, nothing is measured in it, and
-memory is kept, as is best with it.
+single layers, and `updates`, that of the optimiser. Where the processor has no bf16, nothing is measured in bf16, and
+memory is kept, which is best on those that have it.
 Training steps on noise, and what is compared takes turns in one process. Where nobody else works a cell takes at most
 five minutes. It is then a line of `benchmarks/rule-cells.jsonl`, and the next call goes on after it. With all of them
 `benchmarks/results/rule-DATE.json` is written, from which `python docs/speed_results.py` makes the tables of
@@ -207,7 +207,11 @@ class Ways(OfNetwork):
 
     def run(self, found: Records) -> dict[str, Any]:
         """Images a second of each."""
-        every = list(ways(self.network))
+        every = [
+            way
+            for way in ways(self.network)
+            if not way.get("winograd") or speed_of(self.network, self.batch, way, found).winograd
+        ]
         with environment():
             rows = rates(
                 self.network, self.batch, [speed_of(self.network, self.batch, way, found) for way in every]
@@ -364,7 +368,8 @@ def best_memory(row: Mapping[str, Any]) -> str:
 def adopted(result: Mapping[str, Any]) -> dict[str, Any]:
     """The rule's table that follows from a result."""
     here, rows = result["machine"], list[dict[str, Any]]()
-    arithmetic = f"with{'' if result['bf16'] else 'out'} bf16 arithmetic"
+    arithmetic = f"with{'' if result['bf16'] else 'out'} bf16 arithmetic"  # names of before do not say it
+    processor = here["processor"] if "with bf16" in here["processor"] else f"{here['processor']} {arithmetic}"
     for row in result["rows"]:
         known: list[dict[str, Any]] = []
         for way in row["ways"]:
@@ -384,7 +389,7 @@ def adopted(result: Mapping[str, Any]) -> dict[str, Any]:
         "float32, casts included. winograd: time of forward and backward of a 3x3 convolution in float32 by Winograd's "
         "algorithm over that of the direct sum. updates: time of a fused update of all weights by SGD with momentum "
         "over that of one that takes a tensor after the other.",
-        "machine": f"{here['cores']} cores of an {here['processor']} {arithmetic}",
+        "machine": f"{here['cores']} cores of an {processor}",
         "torch": result["versions"]["torch"].split("+")[0],
         **{name: result[name] for name in RATIOS if name in result},
         "rows": rows,

@@ -34,7 +34,9 @@ def test_in_float32_it_errs_as_little_as_it_says(
 ) -> None:
     """Also where the images are more than one part, and the filters lie as a network with channels last has them."""
     monkeypatch.setattr(compiled, "installed", lambda: with_numba)
-    monkeypatch.setattr("convatlas.layers.winograd.PART", 2**16)
+    monkeypatch.setattr(
+        "convatlas.layers.winograd.PART", 3 * 36 * 70 * 4 * multiplications(height, width, 4) // 36
+    )
     torch.manual_seed(0)
     weight = (torch.randn(48, 70, 3, 3) * 0.05).contiguous(memory_format=torch.channels_last)
     x, dy = torch.randn(5, 70, height, width).relu(), torch.randn(5, 48, height, width)
@@ -47,6 +49,29 @@ def test_in_float32_it_errs_as_little_as_it_says(
     assert seen[0][0].is_contiguous(memory_format=torch.channels_last)
     for found, exact in zip(*seen, strict=True):
         assert float((found - exact).detach().norm() / exact.detach().norm()) < 5e-6
+
+
+@pytest.mark.parametrize("with_numba", [True, False])
+def test_autocast_around_it_changes_nothing(with_numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither around the call of the function nor around the backward pass."""
+    monkeypatch.setattr(compiled, "installed", lambda: with_numba)
+    x = torch.randn(2, 8, 7, 7).contiguous(memory_format=torch.channels_last)
+    seen = []
+    for enabled in (False, True):
+        leaves = x.clone().requires_grad_(), torch.ones(6, 8, 3, 3, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = winograd(*leaves)
+            seen.append((y, *torch.autograd.grad(y, leaves, torch.ones_like(y))))
+    assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
+
+
+def test_half_numbers_take_filters_of_float32() -> None:
+    x, weight = torch.randn(2, 8, 7, 7), torch.randn(6, 8, 3, 3, requires_grad=True)
+    y = winograd(x.half(), weight)
+    assert y.dtype == torch.float16
+    y.float().sum().backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(y.float(), torch.conv2d(x, weight, padding=1), atol=0.2, rtol=0.05)
 
 
 def test_a_bias_is_added_and_learns() -> None:

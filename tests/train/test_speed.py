@@ -229,7 +229,7 @@ def test_settings_are_given_back_after_an_error() -> None:
 
 
 def test_winograd_is_taken_where_the_nearest_layer_gained() -> None:
-    """A row for 64 channels and one for 512, of maps that lie as resnet18 has them."""
+    """A row for 64 channels and one for 256, of maps that lie as resnet18 has them."""
     table = copy.deepcopy(measurements(bf16=False))
     network, shape = built("resnet18"), (16, 3, 224, 224)
     for row in table["rows"]:
@@ -239,15 +239,22 @@ def test_winograd_is_taken_where_the_nearest_layer_gained() -> None:
         for each in row["measured"]:
             each["images_per_second"] = 2.0 if each.get("winograd") else 1.0
     near = {"channels": 64, "filters": 64, "side": 56, "batch": 16, "winograd_over_direct": 0.98}
-    far = {"channels": 512, "filters": 512, "side": 7, "batch": 16, "winograd_over_direct": 0.5}
+    far = {"channels": 256, "filters": 256, "side": 14, "batch": 16, "winograd_over_direct": 0.5}
     table["winograd"] = [near, far]
     found = rule(network, shape, PLAIN, table=table)
     assert {name.split(".")[1] for name in found.winograd} == {"conv4_x", "conv5_x"}
-    assert len(found.winograd) == 6  # one of the eight is strided, another lies behind it in either stage
+    assert len(found.winograd) == 6  # of four in each of the two stages the first is strided
     assert f"float32, {len(found.winograd)} convolutions by Winograd's algorithm" in found.words()
     table["winograd"] = [near]
     assert rule(network, shape, PLAIN, table=table).winograd == ()
     assert rule(network, shape, BF16).winograd == ()
+
+
+def test_a_layer_thinner_than_all_that_gained_is_none() -> None:
+    """vgg16's first convolution has three channels, and takes three times as long by Winograd's algorithm."""
+    found = rule(built("vgg16"), (16, 3, 224, 224), PLAIN)
+    convolutions = [name for name, each in built("vgg16").named_modules() if Winograd2d.replaces(each)]
+    assert found.winograd == tuple(convolutions[1:])
 
 
 def test_layers_learn_by_winograd_for_a_while() -> None:

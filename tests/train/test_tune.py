@@ -148,6 +148,12 @@ def test_candidates_begin_with_the_rules_choice_and_differ() -> None:
     assert [each.compile for each in found] == [False] * (len(found) - 1) + [True]
     plain = tune.candidates(network, Speed(), Device("cpu", bf16=False))
     assert {each.precision for each in plain} == {"32"}
+    network = create_model("resnet18")
+    by_rule = Speed(winograd=("features.conv5_x.1.residual.conv1",))
+    plain = tune.candidates(network, by_rule, Device("cpu", bf16=False))
+    assert {len(each.winograd) for each in plain} == {0, 1, 13}
+    assert plain[-1].compile
+    assert not plain[-1].winograd
 
 
 def trial(rate: float, loss: float = 2.0, problem: str = "", **settings: Any) -> tune.Trial:

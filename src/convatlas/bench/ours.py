@@ -63,7 +63,11 @@ def speed_for(model: nn.Module, cell: Cell) -> Speed:
     speed = replace(
         rule(model, (cell.batch, *cell.shape), Device.here(), **by_hand), recompute=cell.recompute
     )
-    return speed if cell.channels_last is None else replace(speed, channels_last=cell.channels_last)
+    if cell.channels_last is None:
+        return speed
+    return replace(
+        speed, channels_last=cell.channels_last, winograd=speed.winograd if cell.channels_last else ()
+    )
 
 
 # --- training -------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class Winograd2d(nn.Conv2d):
         return (
             type(module) is nn.Conv2d
             and (module.kernel_size, module.stride, module.dilation) == ((FILTER, FILTER), (1, 1), (1, 1))
-            and module.padding in (1, (1, 1))
+            and module.padding == (1, 1)
             and (module.groups, module.padding_mode) == (1, "zeros")
         )
 
@@ -167,17 +167,21 @@ class _InParts(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, side: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.side = side
-        return _convolved(x, _learnt(_taps(weight), side).transpose(1, 2), side)
+        with torch.autocast(x.device.type, enabled=False):
+            learnt = _learnt(_taps(weight), side).to(x.dtype)
+            return _convolved(x, learnt.transpose(1, 2), side)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight = ctx.saved_tensors
         dx = dweight = None
-        if ctx.needs_input_grad[0]:
-            dx = _convolved(dy, _learnt(_taps(weight).flip(0), ctx.side), ctx.side)
-        if ctx.needs_input_grad[1]:
-            dweight = torch.empty_like(weight).copy_(_correlated(x, dy, ctx.side))
+        with torch.autocast(dy.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                learnt = _learnt(_taps(weight).flip(0), ctx.side).to(dy.dtype)
+                dx = _convolved(dy, learnt, ctx.side)
+            if ctx.needs_input_grad[1]:
+                dweight = torch.empty_like(weight).copy_(_correlated(x, dy, ctx.side))
         return dx, dweight, None
 
 

@@ -67,9 +67,9 @@ class Speed:
         Raises `BadCheckpoint` for a field that is missing, unknown or of another type.
         """
         hints = get_type_hints(Speed)
-        if not isinstance(value, dict) or {"winograd": [], **value}.keys() != hints.keys():
+        value = {"winograd": [], **value} if isinstance(value, dict) else {}
+        if value.keys() != hints.keys():
             raise BadCheckpoint("the speed settings of this run are not those that this version writes.")
-        value = {"winograd": [], **value}
         sound = all(
             isinstance(value[names], list) and all(isinstance(name, str) for name in value[names])
             for names in NAMES
@@ -157,8 +157,8 @@ def rule(
     least apart in multiply-adds of an image and in the size of the batch, both as factors. Its fastest way counts, bf16
     or Winograd's algorithm only if it is faster than float32 by direct sums by 3 %, and nothing is compiled. Updates
     are fused if that is faster for the network of the table whose weights are nearest in number. `precision` is a wish
-    that goes before the table, which knows one version of PyTorch: with another one the same rows count, and the reason
-    says so.
+    that goes before the table, of which a processor without bf16 has none for it. The table knows one version of
+    PyTorch: with another one the same rows count, and the reason says so.
 
     Examples:
         >>> from convatlas.models import create_model
@@ -175,6 +175,8 @@ def rule(
             fused=device.kind in ("cuda", "mps"),
             reason=f"nothing has been measured on {device.kind} yet: what is usual there",
         )
+    if allowed == {"bf16"} and not device.bf16:
+        return Speed(precision="bf16", fused=_fused(network, known), memory="kept", reason=UNUSUAL)
     work = sum(macs(op) for op in trace(network, tuple(shape[1:])).ops)
     is_depthwise = bool(depthwise(network))
 
@@ -182,8 +184,6 @@ def rule(
         return abs(math.log(max(work, 1) / row["macs"])) + abs(math.log(shape[0] / row["batch"]))
 
     alike = [row for row in known["rows"] if row["depthwise"] == is_depthwise and _usable(row, allowed)]
-    if not alike:
-        return Speed(precision="bf16", fused=_fused(network, known), memory="kept", reason=UNUSUAL)
     row = min(alike, key=apart)
     best = fastest(_usable(row, allowed))
     settings = {name: value for name, value in best.items() if name in Speed.__dataclass_fields__}
@@ -276,20 +276,25 @@ def kept_in_float32(
 def faster_by_winograd(network: nn.Module, shape: Sequence[int], table: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of 3x3 convolutions that learn faster by Winograd's algorithm, for batches of `shape` (N, C, H, W).
 
-    The row of the table that counts is the nearest in channels, filters and pixels of a batch, as factors.
+    The row of the table that counts is the nearest in channels, filters and pixels of a batch, as factors. A layer with
+    fewer channels or filters than any row that gained is none: changing coordinates costs more than it saves.
     """
+    gained = [row for row in table.get("winograd", ()) if row["winograd_over_direct"] < 1 / CLEARLY]
+    fewest = [min((row[side] for row in gained), default=math.inf) for side in ("channels", "filters")]
     fitting = {name for name, module in network.named_modules() if Winograd2d.replaces(module)}
     faster: list[str] = []
-    for call in trace(network, tuple(shape[1:])).calls if fitting and table.get("winograd") else ():
+    for call in trace(network, tuple(shape[1:])).calls if fitting and gained else ():
         if call.name not in fitting or call.output is None:
             continue
         (_, c, *_), (_, k, height, width) = call.inputs[0].shape, call.output.shape
+        if c < fewest[0] or k < fewest[1]:
+            continue
 
         def apart(row: Mapping[str, Any], sizes: Sequence[int] = (c, k, shape[0] * height * width)) -> float:
             known = (row["channels"], row["filters"], row["batch"] * row["side"] ** 2)
             return sum(abs(math.log(size / there)) for size, there in zip(sizes, known, strict=True))
 
-        if min(table["winograd"], key=apart)["winograd_over_direct"] < 1 / CLEARLY:
+        if min(table["winograd"], key=apart) in gained:
             faster.append(call.name)
     return tuple(dict.fromkeys(faster))
 

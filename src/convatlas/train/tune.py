@@ -72,7 +72,7 @@ class Tuning:
 def candidates(network: nn.Module, first: Speed, device: Device) -> list[Speed]:
     """The rule's choice, then what may be faster: precisions, layouts, layers in float32, and single changes.
 
-    Winograd's algorithm is tried for what the rule computes by it, or else in float32 for all that it can.
+    Winograd's algorithm is tried in float32 for what the rule computes by it, and for all that it can.
     """
     found = [first]
     for precision in ("32", "bf16") if device.bf16 else ("32",):
@@ -84,9 +84,8 @@ def candidates(network: nn.Module, first: Speed, device: Device) -> list[Speed]:
             found += [replace(usual, float32=names) for names in kept]
     if device.kind == "cpu":
         tiles = tuple(name for name, module in network.named_modules() if Winograd2d.replaces(module))
-        found.append(
-            replace(first, precision="32", channels_last=True, float32=(), winograd=first.winograd or tiles)
-        )
+        plain = replace(first, precision="32", channels_last=True, float32=())
+        found += [plain, replace(plain, winograd=tiles)]
         found.append(replace(first, threads=0 if first.threads else 1))
         found.append(replace(first, memory="usual" if first.memory == "kept" else "kept"))
     found.append(replace(first, compile=True, winograd=()))  # last: it is the one that may not come to an end
