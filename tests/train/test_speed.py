@@ -258,8 +258,10 @@ def test_a_layer_thinner_than_all_that_gained_is_none() -> None:
 
 
 def test_layers_learn_by_winograd_for_a_while() -> None:
-    network, targets = create_model("resnet18", num_classes=3).train(), torch.zeros(2, dtype=torch.int64)
-    pictures = torch.randn(2, 3, 64, 64)
+    """In float64, where no rounding turns a ReLU over."""
+    torch.manual_seed(0)
+    network, targets = create_model("resnet18", num_classes=3).train().double(), torch.arange(4) % 3
+    pictures = torch.randn(4, 3, 64, 64, dtype=torch.float64)
     names = tuple(name for name, each in network.named_modules() if Winograd2d.replaces(each))
     assert len(names) == 13
     keys, before = list(network.state_dict()), gradients(network, pictures, targets)
@@ -268,7 +270,7 @@ def test_layers_learn_by_winograd_for_a_while() -> None:
         assert list(network.state_dict()) == keys
         found = gradients(network, pictures, targets)
     for name, exact in before.items():
-        torch.testing.assert_close(found[name], exact, atol=1e-4, rtol=2e-3)
+        torch.testing.assert_close(found[name], exact, atol=1e-9, rtol=1e-6)
     assert not any(torch.equal(found[f"{name}.weight"], before[f"{name}.weight"]) for name in names)
     assert not any(isinstance(each, Winograd2d) for each in network.modules())
     assert all(
