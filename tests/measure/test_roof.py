@@ -96,6 +96,14 @@ def test_other_threads_are_another_machine(measured: Roof) -> None:
         kept_roof()
 
 
+def test_a_processor_is_told_by_its_instructions_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Virtual machines call very different ones alike."""
+    kind = torch.backends.cpu.get_cpu_capability()
+    for bf16, words in ((True, f"({kind} with bf16)"), (False, f"({kind})")):
+        monkeypatch.setattr("convatlas.measure.machine.has_bf16", lambda bf16=bf16: bf16)
+        assert machine()["processor"].endswith(f" {words}")
+
+
 @pytest.mark.parametrize("field", ["processor", "cores", "threads", "accelerator", "system"])
 def test_another_machine_is_refused(measured: Roof, tmp_path: Path, field: str) -> None:
     other = Roof(measured.rates, {**measured.machine, field: "other"}, measured.versions, "")
