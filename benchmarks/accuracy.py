@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from loops import SIDES, Pace, ours, torchvision
-from record import HERE, Records, add_options, dated, ends, here, measured, stamps
+from record import HERE, Records, add_options, ends, here, stamps, told
 
 from convatlas.data import Data, open_data
 from convatlas.models import create_model
@@ -145,12 +145,7 @@ def ended(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def main(options: argparse.Namespace) -> int:
     """Run what is missing; 0 if nothing is missing any more."""
-    found = measured(list(cells(options)), options)
-    if found is None:
-        return int(options.only == "*" and not options.list)
-    when = (record["measured"] for record in found.values())
-    print(dated("accuracy", report(found, options), options.results, when))
-    return 0
+    return told("accuracy", list(cells(options)), options, partial(report, options=options))
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from record import HERE, Records, add_options, dated, ends, measured, stamps
+from record import HERE, Records, add_options, ends, stamps, told
 from torchvision.transforms import v2
 
 from convatlas.data import Augment, Preprocessing
@@ -128,13 +128,9 @@ def medians(record: Mapping[str, Any]) -> dict[str, float]:
     return {who: round(statistics.median(each)) for who, each in speeds.items()} | {"ratio": round(ratio, 1)}
 
 
-def main(options: argparse.Namespace) -> int:
-    """Measure what is missing; 0 if nothing is missing any more."""
-    every = [Case(side, name, options.rounds) for side in BATCHES for name in CASES]
-    found = measured(every, options)
-    if found is None:
-        return int(options.only == "*" and not options.list)
-    report = {
+def report(found: Records, every: Sequence[Case], options: argparse.Namespace) -> dict[str, Any]:
+    """Medians and turns of every case."""
+    return {
         "command": f"python benchmarks/augment.py --rounds {options.rounds}",
         "unit": "images per second of processor time, one thread",
         "batch": BATCH,
@@ -145,8 +141,12 @@ def main(options: argparse.Namespace) -> int:
         ],
         "cells": {cell.name: stamps(found[cell.name]) for cell in every},
     }
-    print(dated("augment", report, options.results, (record["measured"] for record in found.values())))
-    return 0
+
+
+def main(options: argparse.Namespace) -> int:
+    """Measure what is missing; 0 if nothing is missing any more."""
+    every = [Case(side, name, options.rounds) for side in BATCHES for name in CASES]
+    return told("augment", every, options, lambda found: report(found, every, options))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import os
 import statistics
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
-from record import HERE, Records, add_options, dated, ends, measured, stamps
+from record import HERE, Records, add_options, ends, stamps, told
 
 import convatlas
 from convatlas.data import Augment, open_data
@@ -118,16 +118,12 @@ class Training:
         return f"val {record['val']:.2f} %"
 
 
-def main(options: argparse.Namespace) -> int:
-    """Run what is missing; 0 if nothing is missing any more."""
-    every = [Training(way, seed, options.data) for seed in range(options.seeds) for way in WAYS]
-    found = measured(every, options)
-    if found is None:
-        return int(options.only == "*" and not options.list)
+def report(found: Records, every: Sequence[Training], options: argparse.Namespace) -> dict[str, Any]:
+    """Every seed by both ways, and how far the ways are apart in the mean."""
     reached = {way: [found[cell.name]["val"] for cell in every if cell.way == way] for way in WAYS}
     apart = [fast - slow for fast, slow in zip(reached["fast"], reached["exact"], strict=True)]
     last = found[every[-1].name]
-    report = {
+    return {
         "command": f"python benchmarks/feeding_accuracy.py --seeds {options.seeds}",
         "what": f"val accuracy, percent, resnet20_cifar, cells of bccd.zip at 32 px, {EPOCHS} epochs",
         "train_images": last["train_images"],
@@ -137,8 +133,12 @@ def main(options: argparse.Namespace) -> int:
         "difference_standard_error": round(statistics.stdev(apart) / len(apart) ** 0.5, 2),
         "cells": {cell.name: stamps(found[cell.name]) for cell in every},
     }
-    print(dated("feeding-accuracy", report, options.results, (each["measured"] for each in found.values())))
-    return 0
+
+
+def main(options: argparse.Namespace) -> int:
+    """Measure what is missing; 0 if nothing is missing any more."""
+    every = [Training(way, seed, options.data) for seed in range(options.seeds) for way in WAYS]
+    return told("feeding-accuracy", every, options, lambda found: report(found, every, options))
 
 
 if __name__ == "__main__":

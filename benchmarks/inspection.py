@@ -37,7 +37,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from record import HERE, Records, add_options, dated, ends, measured, stamps
+from record import HERE, Records, add_options, ends, stamps, told
 
 CELLS = HERE / "inspection-cells.jsonl"
 CANON = "canon"
@@ -276,12 +276,8 @@ def report(found: Records, networks: Sequence[str], runs: int) -> dict[str, Any]
 def main(options: argparse.Namespace) -> int:
     """Measure what is missing; 0 if nothing is missing any more."""
     networks = options.networks.split(",")
-    found = measured(cells(networks, options.runs), options)
-    if found is None:
-        return int(options.only == "*" and not options.list)
-    when = (record["measured"] for record in found.values())
-    print(dated("inspection", report(found, networks, options.runs), options.results, when))
-    return 0
+    every = cells(networks, options.runs)
+    return told("inspection", every, options, lambda found: report(found, networks, options.runs))
 
 
 if __name__ == "__main__":

@@ -219,3 +219,17 @@ def dated(name: str, report: Mapping[str, Any], folder: Path = RESULTS, measured
     whole = {"date": days[-1], "since": days[0], "machine": machine(), "versions": versions(), **report}
     write_durable(file, (json.dumps(whole, indent=2) + "\n").encode())
     return file
+
+
+def told(
+    name: str,
+    cells: Sequence[Cell],
+    options: argparse.Namespace,
+    report: Callable[[Records], Mapping[str, Any]],
+) -> int:
+    """Measure what is missing of the cells, and write the result once none is; 0 if nothing is missing any more."""
+    found = measured(cells, options)
+    if found is None:
+        return int(options.only == "*" and not options.list)
+    print(dated(name, report(found), options.results, (record["measured"] for record in found.values())))
+    return 0

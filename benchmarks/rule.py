@@ -32,7 +32,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from record import HERE, Records, add_options, called, dated, ends, measured, stamps
+from record import HERE, Records, add_options, called, ends, stamps, told
 from speed import NETWORKS
 from steps import RECIPE, built, environment, peak, rates, shape_of
 from torch import nn
@@ -430,12 +430,7 @@ def adopt(results: Path, package: Path) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Measure what is missing; 0 if nothing is missing any more."""
-    found = measured(cells(), options)
-    if found is None:
-        return int(options.only == "*" and not options.list)
-    when = (record["measured"] for record in found.values())
-    print(dated("rule", report(found), options.results, when))
-    return 0
+    return told("rule", cells(), options, report)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from record import HERE, Records, add_options, dated, ends, measured, stamps
+from record import HERE, Records, add_options, ends, stamps, told
 from speed import NETWORKS
 from steps import OURS, built, environment, rates, shape_of
 
@@ -115,12 +115,7 @@ def report(found: Records, turns: int) -> dict[str, Any]:
 
 def main(options: argparse.Namespace) -> int:
     """Measure what is missing; 0 if nothing is missing any more."""
-    found = measured(list(cells(options.turns)), options)
-    if found is None:
-        return int(options.only == "*" and not options.list)
-    when = (record["measured"] for record in found.values())
-    print(dated("settings", report(found, options.turns), options.results, when))
-    return 0
+    return told("settings", list(cells(options.turns)), options, lambda found: report(found, options.turns))
 
 
 if __name__ == "__main__":

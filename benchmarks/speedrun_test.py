@@ -15,12 +15,12 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from record import HERE, Records, add_options, dated, ends, measured, stamps
+from record import HERE, Records, add_options, ends, stamps, told
 from speedrun import trained
 
 CELLS = HERE / "speedrun-test-cells.jsonl"
@@ -70,19 +70,19 @@ def cells(data: Path | None) -> list[Training]:
     return every
 
 
-def main(options: argparse.Namespace) -> int:
-    """Run what is missing; 0 if nothing is missing any more."""
-    every = cells(options.data)
-    found = measured(every, options)
-    if found is None:
-        return int(options.only == "*" and not options.list)
-    report = {
+def report(found: Records, every: Sequence[Training]) -> dict[str, Any]:
+    """The record of every training."""
+    return {
         "command": "python benchmarks/speedrun_test.py",
         "runs": [found[cell.name]["run"] for cell in every],
         "cells": {cell.name: stamps(found[cell.name]) for cell in every},
     }
-    print(dated("speedrun-test", report, options.results, (each["measured"] for each in found.values())))
-    return 0
+
+
+def main(options: argparse.Namespace) -> int:
+    """Measure what is missing; 0 if nothing is missing any more."""
+    every = cells(options.data)
+    return told("speedrun-test", every, options, lambda found: report(found, every))
 
 
 if __name__ == "__main__":

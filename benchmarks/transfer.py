@@ -30,14 +30,14 @@ import tempfile
 import xml.etree.ElementTree as Xml
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from record import HERE, Records, add_options, dated, ends, here, measured, stamps
+from record import HERE, Records, add_options, ends, here, measured, stamps, told
 
 from convatlas import api
 from convatlas.train import Compute
@@ -212,22 +212,15 @@ def described(source: Path) -> dict[str, Any]:
     }
 
 
-def main(options: argparse.Namespace) -> int:
-    """Run what is missing; 0 if nothing is missing any more."""
-    every = [
-        Pair(options.target, options.epochs, seed, options.pilot, options.data)
-        for seed in range(options.seeds)
-    ]
-    found = measured(every, options)
-    if found is None or options.pilot:
-        return int(found is None and options.only == "*" and not options.list)
+def report(found: Records, every: Sequence[Pair], options: argparse.Namespace) -> dict[str, Any]:
+    """Both starts of every seed, means, and what the learnt one gains."""
     runs = [
         {"seed": cell.seed, **{name: found[cell.name][name] for name in ("scratch", "transferred")}}
         for cell in every
     ]
     pairs = [(each["scratch"]["test"], each["transferred"]["test"]) for each in runs]
     gains = [after - before for before, after in pairs]
-    report = {
+    return {
         "command": f"python benchmarks/transfer.py --target {options.target} --epochs {options.epochs} "
         f"--seeds {options.seeds}",
         "unit": "share of the test images that are named right",
@@ -245,9 +238,17 @@ def main(options: argparse.Namespace) -> int:
         },
         "cells": {cell.name: stamps(found[cell.name]) for cell in every},
     }
-    when = (record["measured"] for record in found.values())
-    print(dated(f"transfer-{options.target}", report, options.results, when))
-    return 0
+
+
+def main(options: argparse.Namespace) -> int:
+    """Measure what is missing; 0 if nothing is missing any more."""
+    every = [
+        Pair(options.target, options.epochs, seed, options.pilot, options.data)
+        for seed in range(options.seeds)
+    ]
+    if options.pilot:
+        return int(measured(every, options) is None and options.only == "*" and not options.list)
+    return told(f"transfer-{options.target}", every, options, lambda found: report(found, every, options))
 
 
 if __name__ == "__main__":
